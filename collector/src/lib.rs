@@ -1,0 +1,1 @@
+//! Receives, checks, journals and seals what writers send.

@@ -1,0 +1,1 @@
+//! Arrow schema of the tables, Parquet properties, segment files and the journal.

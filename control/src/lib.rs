@@ -1,0 +1,1 @@
+//! Catalogue, grants, bundles and the certificate authority.

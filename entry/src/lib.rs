@@ -1,0 +1,1 @@
+//! Entries and statements: fields, ids, canonical bytes, leaf and tree hashing.

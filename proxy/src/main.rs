@@ -1,0 +1,3 @@
+//! The mutual-TLS proxy that keeps the books of one workload.
+
+fn main() {}

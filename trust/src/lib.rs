@@ -1,0 +1,1 @@
+//! SPIFFE ids, SVIDs, mutual TLS, bundles and the compiled allow-list.
