@@ -13,7 +13,7 @@ use counterfoil_entry::table::{Column, Shape, Table, TableId};
 use counterfoil_entry::tlv::{Decoder, Encoder};
 
 use crate::row::RowError;
-use crate::schema::{Attribution, Delivery, Envelope};
+use crate::schema::{Attribution, Delivery, Envelope, STATEMENT, has_statement};
 
 /// Reads the rows of one batch as entries and envelopes.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct RowReader<'a> {
     columns: Vec<Values<'a>>,
     received_at: &'a arrow::array::TimestampNanosecondArray,
     origin: &'a StringArray,
-    statement: &'a arrow::array::UInt64Array,
+    statement: Option<&'a arrow::array::UInt64Array>,
     segment: &'a arrow::array::UInt64Array,
     leaf_index: &'a arrow::array::UInt64Array,
     retention_class: &'a StringArray,
@@ -48,7 +48,9 @@ impl<'a> RowReader<'a> {
             columns: columns.collect::<Result<_, _>>()?,
             received_at: primitive::<TimestampNanosecondType>(batch, "received_at")?,
             origin: text(batch, "origin")?,
-            statement: primitive::<UInt64Type>(batch, "statement")?,
+            statement: has_statement(id)
+                .then(|| primitive::<UInt64Type>(batch, STATEMENT))
+                .transpose()?,
             segment: primitive::<UInt64Type>(batch, "segment")?,
             leaf_index: primitive::<UInt64Type>(batch, "leaf_index")?,
             retention_class: text(batch, "retention_class")?,
@@ -104,7 +106,7 @@ impl<'a> RowReader<'a> {
         Ok(Envelope {
             received_at: Time::from_ns(self.received_at.value(row)),
             origin: self.origin.value(row),
-            statement: number(self.statement),
+            statement: self.statement.and_then(number),
             segment: number(self.segment),
             leaf_index: number(self.leaf_index),
             retention_class: self.retention_class.value(row),

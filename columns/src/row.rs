@@ -12,7 +12,7 @@ use counterfoil_entry::table::{Column, Shape, Table, TableId};
 use counterfoil_entry::tlv::{Encoder, Field, TlvError};
 use std::sync::Arc;
 
-use crate::schema::{Envelope, UTC, schema};
+use crate::schema::{Envelope, UTC, has_statement, schema};
 
 /// Why an entry cannot be a row of its table, or a row no entry.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +135,7 @@ impl RowBuilder {
     /// [`RowError::Arrow`] when the columns do not fit together.
     pub fn finish(&mut self) -> Result<RecordBatch, RowError> {
         let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(Cells::finish).collect();
-        arrays.extend(self.envelope.finish());
+        arrays.extend(self.envelope.finish(has_statement(self.table.id)));
         Ok(RecordBatch::try_new(schema(self.table.id), arrays)?)
     }
 }
@@ -326,17 +326,22 @@ impl EnvelopeCells {
             .append_option((!unknown.is_empty()).then_some(unknown));
     }
 
-    fn finish(&mut self) -> [ArrayRef; 9] {
-        [
+    fn finish(&mut self, with_statement: bool) -> Vec<ArrayRef> {
+        let statement: ArrayRef = Arc::new(self.statement.finish());
+        let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(self.received_at.finish()),
             Arc::new(self.origin.finish()),
-            Arc::new(self.statement.finish()),
+        ];
+        arrays.extend(with_statement.then_some(statement));
+        let rest: [ArrayRef; 6] = [
             Arc::new(self.segment.finish()),
             Arc::new(self.leaf_index.finish()),
             Arc::new(self.retention_class.finish()),
             Arc::new(self.delivery.finish()),
             Arc::new(self.attribution.finish()),
             Arc::new(self.unknown_fields.finish()),
-        ]
+        ];
+        arrays.extend(rest);
+        arrays
     }
 }

@@ -8,6 +8,8 @@ use counterfoil_entry::table::{Column, Shape, TableId};
 
 /// Time zone of every timestamp column.
 pub const UTC: &str = "UTC";
+/// Envelope column with the number of the statement that covers the row.
+pub(crate) const STATEMENT: &str = "statement";
 
 /// How an entry came to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +94,14 @@ pub struct Envelope<'a> {
 /// The Arrow schema of `id`: columns of the canonical bytes in field order, then the envelope's.
 ///
 /// The envelope: `received_at`, `origin`, `statement`, `segment`, `leaf_index`, `retention_class`,
-/// `delivery`, `attribution`, `unknown_fields`.
+/// `delivery`, `attribution`, `unknown_fields`. The table `statements` has no envelope column
+/// `statement`: no statement covers its rows, and its own column of that name holds their bytes.
 #[must_use]
 pub fn schema(id: TableId) -> SchemaRef {
     let envelope = [
         Field::new("received_at", time(), false),
         Field::new("origin", DataType::Utf8, false),
-        Field::new("statement", DataType::UInt64, true),
+        Field::new(STATEMENT, DataType::UInt64, true),
         Field::new("segment", DataType::UInt64, true),
         Field::new("leaf_index", DataType::UInt64, true),
         Field::new("retention_class", DataType::Utf8, false),
@@ -106,8 +109,19 @@ pub fn schema(id: TableId) -> SchemaRef {
         Field::new("attribution", DataType::Utf8, false),
         Field::new("unknown_fields", DataType::Binary, true),
     ];
+    let envelope = envelope
+        .into_iter()
+        .filter(|field| field.name() != STATEMENT || has_statement(id));
     let body = id.table().columns.iter().map(field);
     Arc::new(Schema::new(body.chain(envelope).collect::<Vec<_>>()))
+}
+
+/// Whether the envelope of `id` has the column `statement`.
+pub(crate) fn has_statement(id: TableId) -> bool {
+    id.table()
+        .columns
+        .iter()
+        .all(|column| column.name != STATEMENT)
 }
 
 fn field(column: &Column) -> Field {
