@@ -94,6 +94,7 @@ pub(crate) fn full() -> Entry {
 }
 
 /// Every case of the vector file: a name, the place and the entry.
+#[expect(clippy::too_many_lines, reason = "a list, one case a line")]
 pub(crate) fn all() -> Vec<(String, Header, Entry)> {
     let bare = || Entry::new(Side::Client, Kind::Http, Time::from_ns(0));
     let mut cases: Vec<(String, Entry)> = vec![
