@@ -1,1 +1,19 @@
-//! SPIFFE ids, SVIDs, mutual TLS, bundles and the compiled allow-list.
+//! Who a peer is and what it may call: SPIFFE ids, SVIDs, mutual TLS, bundles and the compiled allow-list.
+
+pub mod allow;
+pub mod bundle;
+pub mod keys;
+mod refusal;
+mod spiffe;
+mod svid;
+mod tls;
+mod verify;
+
+pub use refusal::{Refusal, refusal_of, refusal_of_io};
+pub use spiffe::{SpiffeId, SpiffeIdError};
+pub use svid::{Identity, Svid, SvidError, TrustRoots};
+pub use tls::{
+    ClientAuth, Expect, client_config, client_config_without_svid, provider, server_config,
+    server_name,
+};
+pub use verify::{Peer, Purpose, peer_of, verify_announcement, verify_chain, verify_chain_for};
