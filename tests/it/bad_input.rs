@@ -1,0 +1,156 @@
+//! Wrong input of people: each gets a message that names it.
+
+use std::process::{Command, Output};
+
+use crate::world::{Demo, binary, counterfoil, text};
+
+fn said(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn a_wrong_proxy_configuration_ends_with_64_and_names_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    for (content, named) in [
+        ("no_such_key = 1\n", "no_such_key"),
+        ("spiffe_id = \"not a spiffe id\"\n", "spiffe_id"),
+        ("this is not toml", "line 1"),
+    ] {
+        let file = folder.path().join("proxy.toml");
+        std::fs::write(&file, content).unwrap();
+        let output = Command::new(binary("counterfoil-proxy"))
+            .arg("--config")
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+        assert!(said(&output).contains("proxy.toml"), "{}", said(&output));
+        assert!(said(&output).contains(named), "{named}: {}", said(&output));
+    }
+    let missing = folder.path().join("missing.toml");
+    let output = Command::new(binary("counterfoil-proxy"))
+        .arg("--config")
+        .arg(&missing)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(said(&output).contains("missing.toml"), "{}", said(&output));
+}
+
+#[test]
+fn a_wrong_role_configuration_ends_with_64_and_names_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("role.toml");
+    std::fs::write(&file, "no_such_key = 1\n").unwrap();
+    for role in ["control", "collector", "query"] {
+        let output = counterfoil(&[role, "--config", file.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(64), "{role}: {}", said(&output));
+        assert!(
+            said(&output).contains("no_such_key"),
+            "{role}: {}",
+            said(&output)
+        );
+        assert!(
+            said(&output).contains("role.toml"),
+            "{role}: {}",
+            said(&output)
+        );
+    }
+}
+
+#[test]
+fn a_directory_of_a_newer_version_is_refused_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("format"), "counterfoil-data 2\n").unwrap();
+    let data = folder.path().to_str().unwrap();
+    for (command, code) in [
+        (&["sql", "--data-dir", data, "select 1"][..], 1),
+        (
+            &["demo", "--for", "1s", "--ports", "auto", "--data-dir", data][..],
+            64,
+        ),
+    ] {
+        let output = counterfoil(command);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{command:?}: {}",
+            said(&output)
+        );
+        assert!(
+            said(&output).contains("newer"),
+            "{command:?}: {}",
+            said(&output)
+        );
+    }
+}
+
+#[test]
+fn a_foreign_directory_is_not_written_into() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
+    let data = folder.path().to_str().unwrap();
+    let output = counterfoil(&["demo", "--for", "1s", "--ports", "auto", "--data-dir", data]);
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_port_in_use_is_named_before_anything_starts() {
+    let Ok(taken) = std::net::TcpListener::bind("127.0.0.1:15432") else {
+        return; // Somebody else has it: the same message is tested by them.
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let output = counterfoil(&["demo", "--for", "1s", "--data-dir", data.to_str().unwrap()]);
+    drop(taken);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("15432"), "{}", said(&output));
+    assert!(said(&output).contains("--ports auto"), "{}", said(&output));
+}
+
+#[test]
+fn a_failing_question_tells_its_state_and_place() {
+    let mut demo = Demo::start(&["--for", "2s", "--rate", "2"]);
+    demo.finish_well();
+    let data = demo.data().to_str().unwrap().to_owned();
+    for (sql, state) in [
+        ("select * from nothing_here", "42P01"),
+        ("selec 1", "42601"),
+    ] {
+        let output = counterfoil(&["sql", "--data-dir", &data, sql]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(state), "{}", said(&output));
+    }
+    let csv = counterfoil(&[
+        "sql",
+        "--data-dir",
+        &data,
+        "-o",
+        "csv",
+        "select 1 as one, 'x' as x",
+    ]);
+    assert_eq!(text(&csv.stdout).trim(), "one,x\n1,x");
+    assert!(
+        text(&csv.stderr).contains("query_log"),
+        "{}",
+        text(&csv.stderr)
+    );
+}
+
+#[test]
+fn wrong_use_ends_with_2() {
+    for command in [
+        &["verify"][..],
+        &["verify", "/nowhere/at/all"],
+        &["no-such-command"],
+    ] {
+        let output = counterfoil(command);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{command:?}: {}",
+            said(&output)
+        );
+    }
+}

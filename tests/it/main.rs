@@ -1,0 +1,18 @@
+//! Whole-system scenarios over the real binaries, real sockets and real tools.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod boundaries;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod replay;
+#[cfg(test)]
+mod sealed;
+#[cfg(test)]
+mod shape;
+#[cfg(test)]
+mod world;

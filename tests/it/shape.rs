@@ -1,0 +1,48 @@
+//! Files stay small enough to be one idea.
+
+use std::path::Path;
+
+use crate::world::files;
+
+/// Longest production part of a file (lines).
+const LINES_MAX: usize = 600;
+
+/// Files that may be longer, each with its reason.
+const LONGER: &[(&str, &str)] = &[];
+
+fn production_lines(path: &Path) -> usize {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .take_while(|line| !line.starts_with("#[cfg(test)]"))
+        .count()
+}
+
+#[test]
+fn no_file_holds_more_than_one_idea() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let crates = [
+        "entry",
+        "spool",
+        "ledger",
+        "trust",
+        "columns",
+        "proxy",
+        "collector",
+        "query",
+        "control",
+        "cli",
+    ];
+    let mut excused: Vec<&str> = Vec::new();
+    for file in crates
+        .iter()
+        .flat_map(|name| files(&root.join(name).join("src")))
+    {
+        let lines = production_lines(&file);
+        let excuse = LONGER.iter().find(|(name, _)| file.ends_with(name));
+        match excuse {
+            Some((name, _)) if lines > LINES_MAX => excused.push(name),
+            _ => assert!(lines <= LINES_MAX, "{}: {lines} lines", file.display()),
+        }
+    }
+    assert_eq!(excused.len(), LONGER.len(), "an excuse is stale");
+}
