@@ -1,3 +1,84 @@
-//! The mutual-TLS proxy that keeps the books of one workload.
+//! `counterfoil-proxy`: arguments, logs, signals and exit codes around the library.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use counterfoil_proxy::{BUILD, Config};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The configuration cannot be used (sysexits' EX_USAGE).
+const EXIT_CONFIG: u8 = 64;
+
+/// The proxy beside one workload: mutual TLS, decisions, and an entry for every call.
+#[derive(Debug, Parser)]
+#[command(name = "counterfoil-proxy", version)]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and exit: 0 good, 64 not.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let parent = getppid();
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if arguments.check {
+        return ExitCode::SUCCESS;
+    }
+    if config.die_with_parent {
+        let asked = set_parent_process_death_signal(Some(Signal::TERM));
+        // the parent may have ended before it could be watched
+        if asked.is_err() || getppid() != parent {
+            tracing::error!("the parent process is gone");
+            return ExitCode::FAILURE;
+        }
+    }
+    match serve(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: &Config) -> anyhow::Result<()> {
+    tracing::info!(build = BUILD, writer = config.writer_name(), "starting");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let (mut term, mut int) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+                stop.cancel();
+            }
+        });
+        Ok(counterfoil_proxy::run(config, stop).await?)
+    })
+}

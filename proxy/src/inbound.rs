@@ -1,0 +1,222 @@
+//! Calls of other workloads to the application: decided first, then forwarded.
+
+use std::sync::Arc;
+
+use counterfoil_entry::entry::Entry;
+use counterfoil_entry::{Time, clock};
+use counterfoil_trust::Refusal;
+use counterfoil_trust::allow::{Permit, Reason};
+use http::header::HOST;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+use crate::answer::{self, Stop};
+use crate::app::{App, Kept};
+use crate::body::{Answering, RequestBody, ResponseBody};
+use crate::call::OpenCall;
+use crate::failure::Failure;
+use crate::gate;
+use crate::headers::clean_request;
+use crate::relay::{self, From};
+use crate::scribe::is_grpc;
+use crate::waits::Waiting;
+use crate::worker::Worker;
+
+/// One connection from another proxy, whose certificate has been verified.
+#[derive(Debug)]
+pub(crate) struct FromPeer {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) entry: Entry,
+    pub(crate) spiffe_id: Arc<str>,
+    /// When the peer's certificate expires.
+    pub(crate) not_after: Time,
+}
+
+/// Serves one request of another workload.
+pub(crate) async fn serve(
+    from: Arc<FromPeer>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let worker = &from.worker;
+    let call = relay::begin(&worker.scribe, &from.entry, &mut request);
+    let method = request.method().clone();
+    let answering = Answering {
+        method: &method,
+        grpc: is_grpc(&request),
+    };
+    let forwarded = match authorize(&from, &call, &request) {
+        Ok((permit, authority)) => {
+            let request = prepare(request, &authority, answering.grpc, &call);
+            let sent = forward(permit, &worker.app, &call, request, answering.grpc);
+            let sent = timeout(worker.request_timeout, sent).await;
+            sent.unwrap_or(Err(Failure::TIMEOUT)).map_err(Stop::from)
+        }
+        Err(stop) => Err(stop),
+    };
+    match forwarded {
+        Ok((response, kept)) => relay::respond(call, answering, response, From::Application(kept)),
+        Err(stop) => answer::stop(&call, answering, stop),
+    }
+}
+
+/// Decides, before anything is forwarded.
+fn authorize(
+    from: &FromPeer,
+    call: &OpenCall,
+    request: &Request<Incoming>,
+) -> Result<(Permit, Authority), Stop> {
+    let policy = from.worker.policy.current();
+    if let Some(policy) = &policy {
+        call.set_policy(policy);
+        call.note(|entry| {
+            entry.destination_app = Some(Arc::clone(&policy.app));
+            entry.destination_team = Some(Arc::clone(&policy.team));
+            if let Some((app, team)) = policy.allow.consumer(&from.spiffe_id) {
+                entry.source_app = Some(Arc::clone(app));
+                entry.source_team = Some(Arc::clone(team));
+            }
+        });
+    }
+    let authority = gate::pass(request)?;
+    let now = clock::wall();
+    if from.not_after <= now {
+        return Err(Stop::denied(Refusal::Expired.reason()));
+    }
+    let policy = policy.ok_or(Stop::denied(Reason::BundleMissing.as_str()))?;
+    let began_ns = clock::mono_ns();
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    let verdict = policy.allow.decide(&from.spiffe_id, method, path, now);
+    let authz_ns = clock::mono_ns().saturating_sub(began_ns);
+    if let Some(operation) = &verdict.operation {
+        call.set_operation(operation);
+    }
+    call.note(|entry| {
+        entry.authz_ns = Some(authz_ns);
+        entry.decision = verdict.decision;
+        entry.reason = from.worker.scribe.words.reason(verdict.reason.as_str());
+        entry.grant_id = verdict.grant_id;
+    });
+    let permit = verdict
+        .permit
+        .ok_or(Stop::denied(verdict.reason.as_str()))?;
+    Ok((permit, authority))
+}
+
+/// The request as the application gets it: HTTP/2 for gRPC, else HTTP/1.1 with one `Host`.
+fn prepare(
+    request: Request<Incoming>,
+    authority: &Authority,
+    grpc: bool,
+    call: &OpenCall,
+) -> Request<RequestBody> {
+    let (head, body) = request.into_parts();
+    let body = RequestBody::new(body, &head.headers, call.share());
+    let mut next = Request::new(body);
+    *next.method_mut() = head.method;
+    *next.headers_mut() = head.headers;
+    clean_request(next.headers_mut(), grpc);
+    let mut target = head.uri.into_parts();
+    if grpc {
+        *next.version_mut() = Version::HTTP_2;
+        target.scheme = Some(Scheme::HTTP);
+        target.authority = Some(authority.clone());
+        next.headers_mut().remove(HOST);
+    } else {
+        target.scheme = None;
+        target.authority = None;
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            next.headers_mut().insert(HOST, host);
+        }
+    }
+    // the parts are valid and a path is there, as the path gate has seen
+    *next.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    next
+}
+
+type Forwarded = (Response<Incoming>, Option<Kept>);
+
+/// Sends a permitted request to the application.
+async fn forward(
+    _permit: Permit,
+    app: &Arc<App>,
+    call: &OpenCall,
+    request: Request<RequestBody>,
+    grpc: bool,
+) -> Result<Forwarded, Failure> {
+    call.turn(Waiting::ForUpstream);
+    call.note(|entry| entry.upstream_address = Some(Arc::clone(app.address())));
+    if grpc {
+        forward_grpc(app, call, request)
+            .await
+            .map(|response| (response, None))
+    } else {
+        forward_http1(app, call, request).await
+    }
+}
+
+async fn forward_grpc(
+    app: &App,
+    call: &OpenCall,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Failure> {
+    let mut repeated = false;
+    loop {
+        let (mut link, dialled) = app.grpc_link().await?;
+        call.note(|entry| relay::note_dialled(entry, dialled));
+        match link.sender().try_send_request(request).await {
+            Ok(response) => return Ok(response),
+            Err(mut unsent) => match unsent.take_message() {
+                // the connection had closed before: no byte of the request went out
+                Some(back) if !repeated => {
+                    repeated = true;
+                    request = back;
+                }
+                _ => return Err(Failure::of_send(unsent.error(), None)),
+            },
+        }
+    }
+}
+
+async fn forward_http1(
+    app: &Arc<App>,
+    call: &OpenCall,
+    request: Request<RequestBody>,
+) -> Result<Forwarded, Failure> {
+    let mut lease = app.lease().await?;
+    call.note(|entry| relay::note_dialled(entry, lease.dialled));
+    let spare = if lease.dialled.is_none() {
+        repeatable(&request, call)
+    } else {
+        None
+    };
+    let again = match lease.sender.try_send_request(request).await {
+        Ok(response) => return Ok((response, Some(Kept::new(Arc::clone(app), lease.sender)))),
+        // a kept connection can close under the request: when no byte went out, or when repeating
+        // it changes nothing, it goes out once more on a new one
+        Err(mut unsent) => match unsent.take_message().or(spare) {
+            Some(again) if lease.dialled.is_none() => again,
+            _ => return Err(Failure::of_send(unsent.error(), None)),
+        },
+    };
+    let mut lease = app.lease_new().await?;
+    call.note(|entry| relay::note_dialled(entry, lease.dialled));
+    match lease.sender.try_send_request(again).await {
+        Ok(response) => Ok((response, Some(Kept::new(Arc::clone(app), lease.sender)))),
+        Err(unsent) => Err(Failure::of_send(unsent.error(), None)),
+    }
+}
+
+/// A copy of a request that may be sent twice: a safe method without a body.
+fn repeatable(request: &Request<RequestBody>, call: &OpenCall) -> Option<Request<RequestBody>> {
+    let safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    if !safe || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::empty(call.share()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}

@@ -1,0 +1,38 @@
+//! The proxy beside one workload: mutual TLS, decisions, and an entry for every call.
+//!
+//! [`run`] is the whole process, [`Proxy`] its data path alone. Each worker is a thread with its own
+//! runtime, listeners, connections and spool lane; one further thread keeps the books and the policy.
+
+mod admin;
+mod answer;
+mod app;
+mod body;
+mod call;
+mod config;
+mod counters;
+mod failure;
+mod gate;
+mod headers;
+mod inbound;
+mod link;
+mod listen;
+mod open_calls;
+mod outbound;
+mod peers;
+mod policy;
+mod proxy;
+mod pull;
+mod relay;
+mod run;
+mod scribe;
+mod serve;
+mod trace_context;
+mod transport;
+mod waits;
+mod worker;
+
+pub use config::{Config, ConfigError, public_key};
+pub use listen::ListenError;
+pub use policy::{Policy, PolicyCell, PolicyError};
+pub use proxy::{BUILD, Figures, Listeners, Proxy};
+pub use run::{RunError, run};

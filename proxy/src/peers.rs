@@ -1,0 +1,99 @@
+//! One worker's connections to other proxies: one for each instance, kept open and shared.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use counterfoil_trust::allow::Peer;
+use counterfoil_trust::{Expect, Identity, client_config};
+use rustls::ClientConfig;
+
+use crate::failure::Failure;
+use crate::link::{Dialled, Link, Slot};
+use crate::transport::connect_to_proxy;
+
+/// The connections of one worker, by SPIFFE id and address.
+#[derive(Debug)]
+pub(crate) struct PeerLinks {
+    identity: Identity,
+    known: Mutex<HashMap<String, Destination>>,
+}
+
+#[derive(Debug)]
+struct Destination {
+    tls: Arc<ClientConfig>,
+    slots: HashMap<Arc<str>, Arc<Slot>>,
+    turn: usize,
+}
+
+/// One instance to try: its address, its place, and how to prove who it is.
+struct Candidate {
+    address: Arc<str>,
+    slot: Arc<Slot>,
+    tls: Arc<ClientConfig>,
+}
+
+impl PeerLinks {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            known: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// A connection to an instance of `peer`. Instances take turns; one that cannot be reached is
+    /// passed over, which no request has noticed yet.
+    pub(crate) async fn link(&self, peer: &Peer) -> Result<(Link, Option<Dialled>), Failure> {
+        let mut first_failure = None;
+        for at in 0..peer.addresses.len() {
+            let Some(candidate) = self.candidate(peer, at == 0, at) else {
+                break;
+            };
+            let Candidate { address, slot, tls } = candidate;
+            match slot
+                .link(connect_to_proxy(&address, tls, &self.identity))
+                .await
+            {
+                Ok(link) => return Ok(link),
+                Err(failure) => {
+                    first_failure.get_or_insert(failure);
+                }
+            }
+        }
+        Err(first_failure.unwrap_or(Failure::NO_INSTANCE))
+    }
+
+    fn candidate(&self, peer: &Peer, next_turn: bool, at: usize) -> Option<Candidate> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains_key(peer.spiffe_id.as_str()) {
+            let expect = Expect::Id(peer.spiffe_id.clone());
+            let destination = Destination {
+                tls: client_config(&self.identity, expect, &[b"h2"]),
+                slots: HashMap::new(),
+                turn: 0,
+            };
+            known.insert(peer.spiffe_id.as_str().to_owned(), destination);
+        }
+        let destination = known.get_mut(peer.spiffe_id.as_str())?;
+        if next_turn {
+            destination.turn = destination.turn.wrapping_add(1);
+        }
+        let at = destination
+            .turn
+            .wrapping_add(at)
+            .checked_rem(peer.addresses.len())?;
+        let address = peer.addresses.get(at)?;
+        if !destination.slots.contains_key(address) {
+            destination
+                .slots
+                .retain(|known, _| peer.addresses.contains(known));
+            destination
+                .slots
+                .insert(Arc::clone(address), Arc::default());
+        }
+        Some(Candidate {
+            address: Arc::clone(address),
+            slot: Arc::clone(destination.slots.get(address)?),
+            tls: Arc::clone(&destination.tls),
+        })
+    }
+}

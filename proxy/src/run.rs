@@ -1,0 +1,125 @@
+//! The whole life of the process: bind, join, open the spool, serve, drain, state the end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use counterfoil_entry::id::{IdError, Writer};
+use counterfoil_spool::join::{self, IdentityConfig, JoinError};
+use counterfoil_spool::{
+    Delivery, DeliveryConfig, DeliveryError, Gauges, Spool, SpoolConfig, SpoolError,
+};
+use counterfoil_trust::bundle::BundleKeys;
+use counterfoil_trust::{Identity, SpiffeId, SpiffeIdError};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, Stage};
+use crate::config::{Config, public_key};
+use crate::listen::{ListenError, bind};
+use crate::policy::PolicyCell;
+use crate::proxy::{BUILD, Figures, Listeners, Proxy};
+use crate::pull::Pull;
+
+/// How often the figures for statements are brought up to date.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the proxy ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A port is in use.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The writer's name cannot be one.
+    #[error("naming the writer")]
+    Name(#[from] IdError),
+    /// An identity in the configuration is none.
+    #[error("reading an identity of the configuration")]
+    Identity(#[from] SpiffeIdError),
+    /// There is no SVID, and control gives none.
+    #[error("getting an SVID from control")]
+    Join(#[from] JoinError),
+    /// The spool cannot be used.
+    #[error("opening the spool")]
+    Spool(#[from] SpoolError),
+    /// A thread or a socket cannot be made.
+    #[error("starting the workers")]
+    Start(#[source] io::Error),
+    /// The books could not be delivered. The spool still holds what was not acknowledged.
+    #[error("delivering the books")]
+    Delivery(#[from] DeliveryError),
+}
+
+/// Runs the proxy until `stop`: the whole process but for signals and logs. The calling thread
+/// becomes the books' thread and must run a current-thread runtime.
+///
+/// # Errors
+/// [`RunError`] says what could not be begun, or that the books could not be delivered.
+pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunError> {
+    let listeners = Listeners::bind(config)?;
+    let policy = PolicyCell::default();
+    let admin = Arc::new(Admin::new(policy.clone()));
+    let mut background = JoinSet::new();
+    for listener in bind("admin_listen", config.admin_listen, 1)? {
+        let listener = TcpListener::from_std(listener).map_err(RunError::Start)?;
+        background.spawn(Arc::clone(&admin).serve(listener));
+    }
+    let joining = identity_config(config);
+    let identity = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        identity = join::join(&joining) => identity?,
+    };
+    let spool = Spool::open(SpoolConfig {
+        directory: config.spool_dir.clone(),
+        writer: Writer::parse(&config.writer_name())?,
+        size_max: config.spool_bytes_max,
+        build: BUILD.to_owned(),
+        config_sha256: config.sha256,
+    })?;
+    let pull = pull(config, &identity, &policy, spool.gauges())?;
+    pull.begin_from_disk();
+    let books_end = CancellationToken::new();
+    let delivery = Delivery::new(spool.clone(), identity.clone(), delivery_config(config)?);
+    let books = tokio::spawn({
+        let books_end = books_end.clone();
+        async move { delivery.run(books_end).await }
+    });
+    let proxy =
+        Proxy::start(config, listeners, &identity, &spool, &policy).map_err(RunError::Start)?;
+    let figures = proxy.figures();
+    admin.show(figures.clone(), spool.gauges());
+    admin.enter(Stage::Serving);
+    background.spawn(tell_figures(figures.clone(), spool.gauges()));
+    background.spawn(async move { pull.run(&figures.counters).await });
+    background.spawn(join::renew_loop(identity, joining, stop.clone()));
+
+    stop.cancelled().await;
+    tracing::info!("draining");
+    admin.enter(Stage::Draining);
+    proxy.stop();
+    if tokio::task::spawn_blocking(move || proxy.join())
+        .await
+        .is_err()
+    {
+        tracing::error!("waiting for the workers failed");
+    }
+    // every entry is in the spool now: the final statement may say so
+    books_end.cancel();
+    match books.await {
+        Ok(delivered) => report(&delivered?),
+        Err(error) => tracing::error!(%error, "the delivery ended early"),
+    }
+    background.shutdown().await;
+    Ok(())
+}
+
+async fn tell_figures(figures: Figures, gauges: Arc<Gauges>) {
+    loop {
+        let (open, oldest) = figures.open_calls();
+        gauges.set_calls_open(open);
+        gauges.set_oldest_call_start(oldest);
+        sleep(FIGURES_EVERY).await;
+    }
+}

@@ -1,0 +1,221 @@
+//! Accepting connections and serving HTTP on them, within limits, until the worker stops.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use counterfoil_entry::clock;
+use counterfoil_entry::word::Side;
+use counterfoil_trust::{peer_of, refusal_of_io};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
+
+use crate::body::ResponseBody;
+use crate::inbound::{self, FromPeer};
+use crate::link::HEADER_BYTES_MAX;
+use crate::outbound::{self, FromApp};
+use crate::transport::HANDSHAKE_TIMEOUT;
+use crate::worker::Worker;
+
+/// Open connections of one worker and direction; more wait in the kernel.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Calls at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 1_024;
+/// Longest time for one request's headers; also how long an idle connection of another proxy that
+/// speaks HTTP/1.1 is kept.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same towards the application. Usual client pools drop an idle connection after 90 s, and
+/// whoever closes first must be the client, or its next request meets a closing connection.
+const APP_HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pings to a caller with open calls, so that a dead one is noticed.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// Pause after the kernel refused a connection, as when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which way a listener's calls go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Inbound,
+    Outbound,
+}
+
+/// Accepts connections until the worker stops.
+pub(crate) async fn accept(worker: Arc<Worker>, listener: TcpListener, direction: Direction) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let next = async {
+            let place = Arc::clone(&room).acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = worker.stop.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let connection = connection(Arc::clone(&worker), stream, address, direction, place);
+                worker.tasks.spawn(connection);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    direction: Direction,
+    _place: Option<OwnedSemaphorePermit>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "setting nodelay");
+    }
+    worker.scribe.counters().connected();
+    match direction {
+        Direction::Outbound => from_app(&worker, stream, address).await,
+        Direction::Inbound => from_peer(&worker, stream, address).await,
+    }
+    worker.scribe.counters().disconnected();
+}
+
+async fn from_app(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let entry = worker.scribe.entry_of_connection(Side::Client, address);
+    let from = Arc::new(FromApp {
+        worker: Arc::clone(worker),
+        entry,
+    });
+    let mut server = server();
+    server.http1().header_read_timeout(APP_HEADER_TIMEOUT);
+    let service = move |request| outbound::serve(Arc::clone(&from), request);
+    serve(worker, &server, stream, service).await;
+}
+
+async fn from_peer(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let Some((stream, from)) = handshake(worker, stream, address).await else {
+        return;
+    };
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let server = if is_h2 {
+        server().http2_only()
+    } else {
+        server().http1_only()
+    };
+    let from = Arc::new(from);
+    let service = move |request| inbound::serve(Arc::clone(&from), request);
+    serve(worker, &server, stream, service).await;
+}
+
+/// Mutual TLS with a caller. A refusal is written into the books.
+async fn handshake(
+    worker: &Arc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Option<(TlsStream<TcpStream>, FromPeer)> {
+    let began = clock::wall();
+    let mut entry = worker.scribe.entry_of_connection(Side::Server, address);
+    let own = worker.identity.current();
+    entry.destination_cert_sha256 = Some(own.cert_sha256());
+    let accepted = tokio::select! {
+        () = worker.stop.cancelled() => return None,
+        accepted = timeout(HANDSHAKE_TIMEOUT, worker.tls.accept(stream)) => accepted,
+    };
+    let refused = match accepted {
+        Ok(Ok(stream)) => {
+            let (_, session) = stream.get_ref();
+            match peer_of(session.peer_certificates().unwrap_or_default()) {
+                Ok(peer) => {
+                    let cipher = session
+                        .negotiated_cipher_suite()
+                        .and_then(|suite| suite.suite().as_str());
+                    let spiffe_id: Arc<str> = Arc::from(peer.spiffe_id.as_str());
+                    entry.source = Some(Arc::clone(&spiffe_id));
+                    entry.source_cert_sha256 = Some(peer.cert_sha256);
+                    entry.mtls = true;
+                    entry.tls_version = Some(Arc::clone(&worker.scribe.words.tls13));
+                    entry.tls_cipher = cipher.map(Arc::from);
+                    let worker = Arc::clone(worker);
+                    let not_after = peer.not_after;
+                    return Some((
+                        stream,
+                        FromPeer {
+                            worker,
+                            entry,
+                            spiffe_id,
+                            not_after,
+                        },
+                    ));
+                }
+                Err(refusal) => refusal.reason(),
+            }
+        }
+        Ok(Err(error)) => match refusal_of_io(&error) {
+            Some(refusal) => refusal.reason(),
+            // the caller hung up or was cut off: nothing was refused
+            None => return None,
+        },
+        Err(_elapsed) => "tls_timeout",
+    };
+    tracing::info!(peer = %address, reason = refused, "refused a handshake");
+    worker.scribe.refused_handshake(entry, began, refused);
+    None
+}
+
+fn server() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(PING_EVERY);
+    server
+}
+
+/// Serves a connection to its end. When the worker stops it takes no further request: HTTP/2 says
+/// GOAWAY, HTTP/1.1 `connection: close`.
+async fn serve<T, S, F>(
+    worker: &Worker,
+    server: &auto::Builder<TokioExecutor>,
+    stream: T,
+    service: S,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Incoming>) -> F + Send,
+    F: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let response = service(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = worker.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a caller's connection ended");
+    }
+}

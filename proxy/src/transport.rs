@@ -1,0 +1,144 @@
+//! TCP to a next hop, mutual TLS on it, and a wrapper that notes why the other side hung up.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use counterfoil_entry::clock;
+use counterfoil_trust::{Identity, Refusal, peer_of, refusal_of_io, server_name};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::failure::Failure;
+use crate::link::{CONNECT_TIMEOUT, Dialled, FarEnd, Link, Secured};
+
+/// Longest wait for a TLS handshake.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects to `address`, `host:port`.
+pub(crate) async fn connect(address: &str) -> Result<(TcpStream, u64), Failure> {
+    let began_ns = clock::mono_ns();
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?
+        .map_err(|error| Failure::of_connect(&error))?;
+    // small frames must not wait for each other; a socket without the option still works
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %address, "setting nodelay");
+    }
+    Ok((stream, clock::mono_ns().saturating_sub(began_ns)))
+}
+
+/// Connects to another proxy: TCP, mutual TLS 1.3, HTTP/2.
+pub(crate) async fn connect_to_proxy(
+    address: &str,
+    tls: Arc<ClientConfig>,
+    identity: &Identity,
+) -> Result<(Link, Dialled), Failure> {
+    let (stream, connect_ns) = connect(address).await?;
+    let began_ns = clock::mono_ns();
+    let own = identity.current();
+    let handshake = TlsConnector::from(tls).connect(server_name(), stream);
+    let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
+        .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?
+        .map_err(|error| Failure::of_handshake(&error))?;
+    let (_, session) = stream.get_ref();
+    if session.alpn_protocol() != Some(b"h2") {
+        return Err(Failure::PROTOCOL);
+    }
+    let peer =
+        peer_of(session.peer_certificates().unwrap_or_default()).map_err(Failure::refused)?;
+    let cipher = session
+        .negotiated_cipher_suite()
+        .and_then(|suite| suite.suite().as_str());
+    let refusal = Arc::new(OnceLock::new());
+    let far_end = Arc::new(FarEnd {
+        address: Arc::from(address),
+        secured: Some(Secured {
+            spiffe_id: Arc::from(peer.spiffe_id.as_str()),
+            peer_cert: peer.cert_sha256,
+            own_cert: own.cert_sha256(),
+            cipher: cipher.map(Arc::from),
+            not_after: peer.not_after.min(own.not_after()),
+        }),
+        refusal: Arc::clone(&refusal),
+    });
+    let handshake_ns = Some(clock::mono_ns().saturating_sub(began_ns));
+    let link = Link::open(Noting { stream, refusal }, far_end).await?;
+    Ok((
+        link,
+        Dialled {
+            connect_ns,
+            handshake_ns,
+        },
+    ))
+}
+
+/// A transport that notes the alert by which the other side refused us: HTTP/2 above it keeps only
+/// the kind of an error.
+#[derive(Debug)]
+struct Noting<T> {
+    stream: T,
+    refusal: Arc<OnceLock<Refusal>>,
+}
+
+impl<T> Noting<T> {
+    fn noted<V>(&self, polled: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+        if let Poll::Ready(Err(error)) = &polled
+            && let Some(refusal) = refusal_of_io(error)
+        {
+            // the first alert is the cause, later ones are its consequence
+            let _first = self.refusal.set(refusal);
+        }
+        polled
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.noted(polled)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.noted(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.noted(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
