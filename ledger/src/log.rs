@@ -6,7 +6,7 @@
 //! a crash left undone after the manifest. Readers go by the checkpoint: all that it covers is in
 //! place before it is written.
 
-mod files;
+pub(crate) mod files;
 mod read;
 mod recovery;
 

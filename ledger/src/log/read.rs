@@ -11,7 +11,6 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::note::Note;
 use crate::paths;
 
-
 /// The checkpoint of `origin` (or of its slug); its signature is not checked. `None` when there
 /// is none yet. All manifests below its size, and all that they name, are in place.
 ///

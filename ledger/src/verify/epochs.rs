@@ -1,0 +1,354 @@
+//! The writers' side: announcements, chains of statements, and what they say of their streams.
+
+use std::collections::BTreeMap;
+
+use counterfoil_entry::Hash;
+use counterfoil_entry::announcement::Announcement;
+use counterfoil_entry::rows::{StatementParts, Trust};
+use counterfoil_entry::statement::{Statement, StatementKind, statement_hash, verify_statement};
+
+use super::ChainTrust;
+use super::gaps::Gaps;
+use super::report::{Place, Report};
+use super::streams::{Half, StreamState};
+use crate::coverage::CoverageRow;
+
+/// Every epoch of every writer, over all origins.
+#[derive(Debug, Default)]
+pub(super) struct Epochs {
+    writers: BTreeMap<String, BTreeMap<u64, EpochState>>,
+}
+
+#[derive(Debug, Default)]
+struct EpochState {
+    /// Audit key and hash of the announcement.
+    announced: Option<[u8; 32]>,
+    /// Key of the first statement met, while the announcement is not.
+    signed_by: Option<([u8; 32], Place)>,
+    /// Number of the next statement of the chain.
+    next: u64,
+    /// Hash of the last statement of the chain.
+    last: Option<Hash>,
+    /// Statements beyond a hole.
+    pending: BTreeMap<u64, Link>,
+    final_number: Option<u64>,
+    /// Drops since the epoch's start, with the number of the statement that tells them.
+    dropped: (u64, u64),
+    recoveries: Vec<Claim>,
+    streams: BTreeMap<String, StreamState>,
+}
+
+#[derive(Debug)]
+struct Link {
+    hash: Hash,
+    previous: Option<Hash>,
+    place: Place,
+}
+
+/// What a recovery says of the old epoch's last statement.
+#[derive(Debug)]
+struct Claim {
+    last: Option<(u64, Hash)>,
+    place: Place,
+}
+
+impl Epochs {
+    fn state(&mut self, writer: &str, epoch: u64) -> &mut EpochState {
+        if !self.writers.contains_key(writer) {
+            self.writers.insert(writer.to_owned(), BTreeMap::new());
+        }
+        self.writers
+            .entry(writer.to_owned())
+            .or_default()
+            .entry(epoch)
+            .or_default()
+    }
+
+    /// Takes the row of an announcement.
+    pub(super) fn announcement(
+        &mut self,
+        parts: &StatementParts,
+        place: Place,
+        judge: (&dyn ChainTrust, &[Vec<u8>]),
+        report: &mut Report,
+    ) {
+        let announcement = match Announcement::decode(&parts.signed.bytes) {
+            Ok(announcement) => announcement,
+            Err(error) => return report.fail("announcement", place, error.to_string()),
+        };
+        let writer = announcement.writer.as_str();
+        let place = place.of_writer(writer, announcement.epoch.0);
+        let (trust, roots) = judge;
+        let judged = trust
+            .announcement(
+                &parts.signed.bytes,
+                &parts.signed.signature,
+                &announcement.chain,
+                roots,
+                announcement.time,
+            )
+            .and_then(|id| {
+                let is_own = id == announcement.writer.spiffe_id();
+                if is_own {
+                    Ok(())
+                } else {
+                    Err(format!("it is signed by {id}"))
+                }
+            });
+        match (judged, parts.trust) {
+            (_, Trust::Unverified) => {
+                report.counts.unverified += 1;
+                let reason = parts.reason.as_deref().unwrap_or("no reason given");
+                report.note(format!("unverified announcement: {place}: {reason}"));
+            }
+            (Err(reason), _) => report.fail("announcement", place.clone(), reason),
+            (Ok(()), Trust::Late) => {
+                report.note(format!(
+                    "announced after its certificate had expired: {place}"
+                ));
+            }
+            (Ok(()), Trust::Verified) => {}
+        }
+        let state = self.state(writer, announcement.epoch.0);
+        if state.announced.is_some() {
+            report.fail("announcement", place, "the epoch is announced twice");
+        } else if let Some((_, place)) = state
+            .signed_by
+            .take()
+            .filter(|(key, _)| *key != announcement.audit_key)
+        {
+            report.fail(
+                "statement_key",
+                place,
+                "it is signed by another key than announced",
+            );
+        } else {
+            state.announced = Some(announcement.audit_key);
+        }
+    }
+
+    /// Takes the row of a statement.
+    pub(super) fn statement(&mut self, parts: &StatementParts, place: Place, report: &mut Report) {
+        let statement = match Statement::decode(&parts.signed.bytes) {
+            Ok(statement) => statement,
+            Err(error) => return report.fail("statement", place, error.to_string()),
+        };
+        let writer = statement.writer.as_str();
+        let place = Place {
+            seq: Some(statement.number),
+            ..place
+        }
+        .of_writer(writer, statement.epoch.0);
+        if !verify_statement(&parts.signed, &parts.audit_key) {
+            return report.fail("signature", place, "the statement's signature is wrong");
+        }
+        report.counts.statements += 1;
+        let state = self.state(writer, statement.epoch.0);
+        match (state.announced, &state.signed_by) {
+            (Some(key), _) if key != parts.audit_key => {
+                let detail = "it is signed by another key than announced";
+                report.fail("statement_key", place.clone(), detail);
+            }
+            (None, Some((key, _))) if *key != parts.audit_key => {
+                let detail = "it is signed by another key than the epoch's other statements";
+                report.fail("statement_key", place.clone(), detail);
+            }
+            (None, None) => state.signed_by = Some((parts.audit_key, place.clone())),
+            _ => {}
+        }
+        let link = Link {
+            hash: statement_hash(&parts.signed.bytes),
+            previous: statement.previous,
+            place: place.clone(),
+        };
+        state.link(statement.number, link, report);
+        state.tell(&statement);
+        self.take_ranges(&statement, &place, report);
+    }
+
+    /// Hands what the statement says of streams and of an old epoch to those.
+    fn take_ranges(&mut self, statement: &Statement, place: &Place, report: &mut Report) {
+        let writer = statement.writer.as_str();
+        if let StatementKind::Recovery(recovery) = &statement.kind {
+            let claim = Claim {
+                last: recovery.last,
+                place: place.clone(),
+            };
+            self.state(writer, recovery.old_epoch.0)
+                .recoveries
+                .push(claim);
+        }
+        for (epoch, range) in statement.covered() {
+            let stream = range.stream.to_string();
+            let half = Half {
+                first_seq: range.first_seq,
+                count: range.count,
+                root: range.root,
+                statement: (statement.epoch.0, statement.number),
+                place: place.clone().at_seq(&stream, range.first_seq),
+            };
+            let is_recovery = epoch != statement.epoch;
+            let streams = &mut self.state(writer, epoch.0).streams;
+            streams
+                .entry(stream)
+                .or_default()
+                .state(half, is_recovery, report);
+        }
+    }
+
+    /// Takes a coverage row whose sealed rows have this root.
+    pub(super) fn sealed(
+        &mut self,
+        row: &CoverageRow,
+        root: Hash,
+        place: Place,
+        report: &mut Report,
+    ) {
+        let (writer, stream) = (row.writer.as_str(), row.stream.to_string());
+        let half = Half {
+            first_seq: row.first_seq,
+            count: row.count,
+            root,
+            statement: (row.statement_epoch.unwrap_or(row.epoch).0, row.statement),
+            place: place
+                .of_writer(writer, row.epoch.0)
+                .at_seq(&stream, row.first_seq),
+        };
+        let streams = &mut self.state(writer, row.epoch.0).streams;
+        streams.entry(stream).or_default().seal(half, report);
+    }
+
+    /// Checks, when all was read, that nothing is missing that no gap records.
+    pub(super) fn finish(&mut self, gaps: &Gaps, report: &mut Report) {
+        for (writer, epochs) in &mut self.writers {
+            let newest = epochs.keys().next_back().copied();
+            for (epoch, state) in epochs {
+                report.counts.epochs += 1;
+                let place = Place::default().of_writer(writer, *epoch);
+                state.finish(&place, gaps, report);
+                if state.final_number.is_none() && state.recoveries.is_empty() {
+                    report.counts.epochs_open += 1;
+                    if newest != Some(*epoch) {
+                        report.note(format!(
+                            "ended without a final statement or a recovery: {place}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Epochs that a later one of the same writer follows, without a final statement or recovery.
+    pub(super) fn abandoned(&self) -> usize {
+        self.writers
+            .values()
+            .flat_map(|epochs| epochs.values().rev().skip(1))
+            .filter(|state| state.final_number.is_none() && state.recoveries.is_empty())
+            .count()
+    }
+}
+
+impl EpochState {
+    /// Puts a statement into the chain, and those that waited for it.
+    fn link(&mut self, number: u64, link: Link, report: &mut Report) {
+        if number < self.next || self.pending.contains_key(&number) {
+            return report.fail("twice", link.place, "the statement is in the books twice");
+        }
+        self.pending.insert(number, link);
+        while let Some(link) = self.pending.remove(&self.next) {
+            if link.previous != self.last {
+                let detail = "it does not name the statement before it by its hash";
+                report.fail("statement_chain", link.place, detail);
+            }
+            self.last = Some(link.hash);
+            self.next += 1;
+        }
+    }
+
+    fn tell(&mut self, statement: &Statement) {
+        if statement.kind == StatementKind::Final {
+            self.final_number = Some(statement.number);
+        }
+        if statement.number >= self.dropped.0 {
+            let dropped = statement.drops.iter().map(|drop| drop.dropped).sum();
+            self.dropped = (statement.number, dropped);
+        }
+    }
+
+    fn finish(&mut self, place: &Place, gaps: &Gaps, report: &mut Report) {
+        let (Some(writer), Some(epoch)) = (place.writer.as_deref(), place.epoch) else {
+            return;
+        };
+        if self.announced.is_none() {
+            let known = self
+                .signed_by
+                .as_ref()
+                .map_or_else(|| place.clone(), |(_, p)| p.clone());
+            report.fail(
+                "unannounced",
+                known,
+                "no announcement vouches for the epoch's audit key",
+            );
+        }
+        let recorded = gaps.statements(writer, epoch);
+        let hole = |from: u64, until: u64, report: &mut Report| {
+            let found = Place {
+                seq: Some(from),
+                ..place.clone()
+            };
+            if recorded.holds(from, until) {
+                report.note(format!(
+                    "{found}: statements up to {} are missing, as a gap records",
+                    until - 1
+                ));
+            } else {
+                let detail = format!(
+                    "statements {from} to {} are missing and no gap records it",
+                    until - 1
+                );
+                report.fail("hole", found, detail);
+            }
+        };
+        for (number, link) in std::mem::take(&mut self.pending) {
+            if number > self.next {
+                hole(self.next, number, report);
+            } else if link.previous != self.last {
+                let detail = "it does not name the statement before it by its hash";
+                report.fail("statement_chain", link.place, detail);
+            }
+            self.last = Some(link.hash);
+            self.next = number + 1;
+        }
+        if let Some(number) = self.final_number.filter(|number| number + 1 != self.next) {
+            let found = Place {
+                seq: Some(number),
+                ..place.clone()
+            };
+            report.fail("final", found, "statements follow the final one");
+        }
+        for claim in &self.recoveries {
+            match claim.last {
+                Some((number, hash)) if number + 1 == self.next && Some(hash) == self.last => {}
+                Some((number, _)) if number >= self.next => hole(self.next, number + 1, report),
+                None if self.next == 0 => {}
+                _ => {
+                    let detail = "the recovery names another last statement of the old epoch";
+                    report.fail("recovery", claim.place.clone(), detail);
+                }
+            }
+        }
+        report.counts.dropped += self.dropped.1;
+        for (stream, state) in &mut self.streams {
+            let place = Place {
+                stream: Some(stream.clone()),
+                ..place.clone()
+            };
+            let missing = state.finish(&place, &gaps.seqs(writer, epoch, stream), report);
+            if missing > 0 {
+                report.note(format!(
+                    "{place}: {missing} entries are missing, as a gap records"
+                ));
+            }
+        }
+    }
+}
