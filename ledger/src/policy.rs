@@ -119,7 +119,7 @@ impl Policy {
         text.push_str("\"\"\"\n");
         if let Some(freshness_s) = self.freshness_s {
             // Writing into a String cannot fail.
-            write!(text, "freshness_s = {freshness_s}\n").unwrap_or_default();
+            writeln!(text, "freshness_s = {freshness_s}").unwrap_or_default();
         }
         text
     }

@@ -5,6 +5,7 @@
 //! root a statement's range, until the statement is met.
 
 mod coverage;
+mod epoch;
 mod epochs;
 mod files;
 mod gaps;
@@ -14,6 +15,7 @@ mod report;
 mod segment;
 mod streams;
 mod verdict;
+mod walk;
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -8,48 +8,16 @@ use counterfoil_entry::rows::{StatementParts, Trust};
 use counterfoil_entry::statement::{Statement, StatementKind, statement_hash, verify_statement};
 
 use super::ChainTrust;
+use super::epoch::{Claim, EpochState, Link};
 use super::gaps::Gaps;
 use super::report::{Place, Report};
-use super::streams::{Half, StreamState};
+use super::streams::Half;
 use crate::coverage::CoverageRow;
 
 /// Every epoch of every writer, over all origins.
 #[derive(Debug, Default)]
 pub(super) struct Epochs {
     writers: BTreeMap<String, BTreeMap<u64, EpochState>>,
-}
-
-#[derive(Debug, Default)]
-struct EpochState {
-    /// Audit key and hash of the announcement.
-    announced: Option<[u8; 32]>,
-    /// Key of the first statement met, while the announcement is not.
-    signed_by: Option<([u8; 32], Place)>,
-    /// Number of the next statement of the chain.
-    next: u64,
-    /// Hash of the last statement of the chain.
-    last: Option<Hash>,
-    /// Statements beyond a hole.
-    pending: BTreeMap<u64, Link>,
-    final_number: Option<u64>,
-    /// Drops since the epoch's start, with the number of the statement that tells them.
-    dropped: (u64, u64),
-    recoveries: Vec<Claim>,
-    streams: BTreeMap<String, StreamState>,
-}
-
-#[derive(Debug)]
-struct Link {
-    hash: Hash,
-    previous: Option<Hash>,
-    place: Place,
-}
-
-/// What a recovery says of the old epoch's last statement.
-#[derive(Debug)]
-struct Claim {
-    last: Option<(u64, Hash)>,
-    place: Place,
 }
 
 impl Epochs {
@@ -226,7 +194,7 @@ impl Epochs {
                 report.counts.epochs += 1;
                 let place = Place::default().of_writer(writer, *epoch);
                 state.finish(&place, gaps, report);
-                if state.final_number.is_none() && state.recoveries.is_empty() {
+                if state.is_open() {
                     report.counts.epochs_open += 1;
                     if newest != Some(*epoch) {
                         report.note(format!(
@@ -243,112 +211,7 @@ impl Epochs {
         self.writers
             .values()
             .flat_map(|epochs| epochs.values().rev().skip(1))
-            .filter(|state| state.final_number.is_none() && state.recoveries.is_empty())
+            .filter(|state| state.is_open())
             .count()
-    }
-}
-
-impl EpochState {
-    /// Puts a statement into the chain, and those that waited for it.
-    fn link(&mut self, number: u64, link: Link, report: &mut Report) {
-        if number < self.next || self.pending.contains_key(&number) {
-            return report.fail("twice", link.place, "the statement is in the books twice");
-        }
-        self.pending.insert(number, link);
-        while let Some(link) = self.pending.remove(&self.next) {
-            if link.previous != self.last {
-                let detail = "it does not name the statement before it by its hash";
-                report.fail("statement_chain", link.place, detail);
-            }
-            self.last = Some(link.hash);
-            self.next += 1;
-        }
-    }
-
-    fn tell(&mut self, statement: &Statement) {
-        if statement.kind == StatementKind::Final {
-            self.final_number = Some(statement.number);
-        }
-        if statement.number >= self.dropped.0 {
-            let dropped = statement.drops.iter().map(|drop| drop.dropped).sum();
-            self.dropped = (statement.number, dropped);
-        }
-    }
-
-    fn finish(&mut self, place: &Place, gaps: &Gaps, report: &mut Report) {
-        let (Some(writer), Some(epoch)) = (place.writer.as_deref(), place.epoch) else {
-            return;
-        };
-        if self.announced.is_none() {
-            let known = self
-                .signed_by
-                .as_ref()
-                .map_or_else(|| place.clone(), |(_, p)| p.clone());
-            report.fail(
-                "unannounced",
-                known,
-                "no announcement vouches for the epoch's audit key",
-            );
-        }
-        let recorded = gaps.statements(writer, epoch);
-        let hole = |from: u64, until: u64, report: &mut Report| {
-            let found = Place {
-                seq: Some(from),
-                ..place.clone()
-            };
-            if recorded.holds(from, until) {
-                report.note(format!(
-                    "{found}: statements up to {} are missing, as a gap records",
-                    until - 1
-                ));
-            } else {
-                let detail = format!(
-                    "statements {from} to {} are missing and no gap records it",
-                    until - 1
-                );
-                report.fail("hole", found, detail);
-            }
-        };
-        for (number, link) in std::mem::take(&mut self.pending) {
-            if number > self.next {
-                hole(self.next, number, report);
-            } else if link.previous != self.last {
-                let detail = "it does not name the statement before it by its hash";
-                report.fail("statement_chain", link.place, detail);
-            }
-            self.last = Some(link.hash);
-            self.next = number + 1;
-        }
-        if let Some(number) = self.final_number.filter(|number| number + 1 != self.next) {
-            let found = Place {
-                seq: Some(number),
-                ..place.clone()
-            };
-            report.fail("final", found, "statements follow the final one");
-        }
-        for claim in &self.recoveries {
-            match claim.last {
-                Some((number, hash)) if number + 1 == self.next && Some(hash) == self.last => {}
-                Some((number, _)) if number >= self.next => hole(self.next, number + 1, report),
-                None if self.next == 0 => {}
-                _ => {
-                    let detail = "the recovery names another last statement of the old epoch";
-                    report.fail("recovery", claim.place.clone(), detail);
-                }
-            }
-        }
-        report.counts.dropped += self.dropped.1;
-        for (stream, state) in &mut self.streams {
-            let place = Place {
-                stream: Some(stream.clone()),
-                ..place.clone()
-            };
-            let missing = state.finish(&place, &gaps.seqs(writer, epoch, stream), report);
-            if missing > 0 {
-                report.note(format!(
-                    "{place}: {missing} entries are missing, as a gap records"
-                ));
-            }
-        }
     }
 }

@@ -219,7 +219,18 @@ impl Report {
     }
 }
 
+/// A check's outcome: what it gives, or what failed and where.
+pub(super) type Checked<T> = Result<T, Box<Failure>>;
+
 impl Failure {
+    pub(super) fn at(what: &'static str, place: Place, detail: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
+            what,
+            place,
+            detail: detail.into(),
+        })
+    }
+
     fn to_json(&self) -> Value {
         let place = &self.place;
         json!({

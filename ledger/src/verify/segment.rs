@@ -11,7 +11,7 @@ use counterfoil_entry::tree::{Accumulator, leaf_hash};
 
 use super::coverage::Ranges;
 use super::origin::Audit;
-use super::report::{Failure, Place};
+use super::report::{Checked, Failure, Place};
 use super::{FileMeta, SealedRow};
 use crate::coverage::CoverageRow;
 use crate::log::files::fingerprint_of;
@@ -36,12 +36,8 @@ impl Described<'_> {
         .in_manifest(self.origin, self.manifest)
     }
 
-    fn failure(&self, what: &'static str, detail: impl Into<String>) -> Failure {
-        Failure {
-            what,
-            place: self.place(),
-            detail: detail.into(),
-        }
+    fn failure(&self, what: &'static str, detail: impl Into<String>) -> Box<Failure> {
+        Failure::at(what, self.place(), detail)
     }
 }
 
@@ -50,7 +46,7 @@ pub(super) fn check(
     audit: &mut Audit<'_>,
     described: &Described<'_>,
     roots: &[Vec<u8>],
-) -> Result<(), Failure> {
+) -> Checked<()> {
     check_file(audit, described)?;
     let segment = described.segment;
     let ranges = Ranges::new(described.coverage, segment)
@@ -100,7 +96,7 @@ pub(super) fn check(
     walk.finish(&meta, audit)
 }
 
-fn check_file(audit: &mut Audit<'_>, described: &Described<'_>) -> Result<(), Failure> {
+fn check_file(audit: &mut Audit<'_>, described: &Described<'_>) -> Checked<()> {
     let segment = described.segment;
     let (file, class) = (&segment.file, &segment.class);
     if !paths::is_segment(
@@ -150,7 +146,7 @@ impl Walk<'_> {
         row: &SealedRow<'_>,
         audit: &mut Audit<'_>,
         roots: &[Vec<u8>],
-    ) -> Result<(), Failure> {
+    ) -> Checked<()> {
         let described = self.described;
         let segment = described.segment;
         let fail = |detail: String| described.failure("row", detail);
@@ -165,33 +161,35 @@ impl Walk<'_> {
         view.expect(segment.table)
             .map_err(|error| fail(error.to_string()))?;
         let header = view.header_ref().map_err(|error| fail(error.to_string()))?;
-        let place = described
-            .place()
-            .of_writer(header.writer, header.epoch.0)
-            .at_seq(header.stream, header.seq);
-        let fail = |detail: String| Failure {
-            what: "row",
-            place: place.clone(),
-            detail,
-        };
+        self.content(row, &view, &header, audit, roots)
+            .map_err(|(what, detail)| {
+                let place = described.place().of_writer(header.writer, header.epoch.0);
+                Failure::at(what, place.at_seq(header.stream, header.seq), detail)
+            })
+    }
+
+    fn content(
+        &mut self,
+        row: &SealedRow<'_>,
+        view: &RecordView<'_>,
+        header: &HeaderRef<'_>,
+        audit: &mut Audit<'_>,
+        roots: &[Vec<u8>],
+    ) -> Result<(), (&'static str, String)> {
+        let fail = |detail: String| ("row", detail);
         self.check_envelope(row).map_err(fail)?;
-        self.see_time(row, &view).map_err(fail)?;
+        self.see_time(row, view).map_err(fail)?;
         let leaf = leaf_hash(row.record);
         self.tree.push(leaf);
         audit.report.counts.rows += 1;
-        if segment.table == TableId::Statements {
-            return self
-                .signed(row, &header, place.clone(), audit, roots)
-                .map_err(fail);
+        let table = self.described.segment.table;
+        if table == TableId::Statements {
+            return self.signed(row, header, audit, roots).map_err(fail);
         }
         self.ranges
-            .take(&header, &row.envelope, leaf)
-            .map_err(|detail| Failure {
-                what: "coverage",
-                place: place.clone(),
-                detail,
-            })?;
-        if segment.table == TableId::Gaps {
+            .take(header, &row.envelope, leaf)
+            .map_err(|detail| ("coverage", detail))?;
+        if table == TableId::Gaps {
             let (_, gap) = GapRow::decode(row.record).map_err(|error| fail(error.to_string()))?;
             audit.gaps.add(gap);
         }
@@ -230,10 +228,10 @@ impl Walk<'_> {
         &self,
         row: &SealedRow<'_>,
         header: &HeaderRef<'_>,
-        place: Place,
         audit: &mut Audit<'_>,
         roots: &[Vec<u8>],
     ) -> Result<(), String> {
+        let place = self.described.place();
         let parts = StatementRow::parts(row.record).map_err(|error| error.to_string())?;
         let due = parts.record().map_err(|error| error.to_string())?;
         if due != row.record {
@@ -254,7 +252,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn finish(self, meta: &FileMeta, audit: &mut Audit<'_>) -> Result<(), Failure> {
+    fn finish(self, meta: &FileMeta, audit: &mut Audit<'_>) -> Checked<()> {
         let (described, segment) = (self.described, self.described.segment);
         if self.tree.len() != segment.count || segment.count == 0 {
             let detail = format!(
@@ -289,13 +287,14 @@ impl Walk<'_> {
             ));
         }
         let place = described.place();
-        let roots = self.ranges.roots().map_err(|(row, seq)| Failure {
-            what: "coverage",
-            place: place
-                .clone()
-                .of_writer(row.writer.as_str(), row.epoch.0)
-                .at_seq(&row.stream.to_string(), seq),
-            detail: "coverage says that the segment holds it, and it does not".to_owned(),
+        let roots = self.ranges.roots().map_err(|(row, seq)| {
+            let place = place.clone().of_writer(row.writer.as_str(), row.epoch.0);
+            let detail = "coverage says that the segment holds it, and it does not";
+            Failure::at(
+                "coverage",
+                place.at_seq(&row.stream.to_string(), seq),
+                detail,
+            )
         })?;
         for (row, root) in roots {
             audit
