@@ -11,7 +11,7 @@ use counterfoil_entry::Time;
 use counterfoil_entry::id::RetentionClass;
 use counterfoil_entry::word::Decision;
 
-use crate::bundle::{Grant, Rights};
+use crate::bundle::{ApiRights, Grant, Rights};
 pub use gate::is_unambiguous;
 pub use peers::{Peer, Peers};
 use routes::{Found, Routes};
@@ -276,6 +276,14 @@ pub fn decide(
         || Verdict::denied(Reason::BundleMissing),
         |list| list.decide(consumer, method, path, now),
     )
+}
+
+/// Checks that the operations of `apis` can stand beside each other in one allow-list.
+///
+/// # Errors
+/// [`AllowError`] names the first operation that is not good.
+pub fn check_apis(apis: &[ApiRights]) -> Result<(), AllowError> {
+    Routes::compile(apis).map(drop)
 }
 
 impl Window {

@@ -2,6 +2,8 @@
 
 pub mod allow;
 pub mod bundle;
+#[cfg(test)]
+mod fixture;
 pub mod keys;
 mod refusal;
 mod spiffe;

@@ -314,3 +314,6 @@ impl ResolvesClientCert for NoCertificate {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,3 +214,6 @@ fn time_of(seconds: i64) -> Result<Time, Refusal> {
         .map(Time::from_ns)
         .ok_or(Refusal::Untrusted)
 }
+
+#[cfg(test)]
+mod tests;
