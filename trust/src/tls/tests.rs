@@ -29,7 +29,8 @@ fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ended {
         }
         feed(&bytes, |chunk| {
             server.read_tls(chunk).unwrap();
-            server_error = server_error.take().or(server.process_new_packets().err());
+            let error = server.process_new_packets().err();
+            server_error = server_error.take().or(error);
         });
         let mut bytes = Vec::new();
         while server.wants_write() {
@@ -37,7 +38,8 @@ fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ended {
         }
         feed(&bytes, |chunk| {
             client.read_tls(chunk).unwrap();
-            client_error = client_error.take().or(client.process_new_packets().err());
+            let error = client.process_new_packets().err();
+            client_error = client_error.take().or(error);
         });
     }
     let name = |certificates: Option<&[CertificateDer<'_>]>| {
@@ -121,118 +123,93 @@ fn two_workloads_of_one_domain_learn_each_others_names() {
     }
 }
 
-#[test]
-fn each_bad_client_is_refused_with_its_own_reason() {
-    let (ca, foreign) = (Ca::new(), Ca::new());
-    let good = || Leaf::of(SHOP);
-    let other_curve = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-    for (case, issuer, leaf, refusal) in [
-        ("foreign authority", &foreign, good(), Refusal::Untrusted),
+/// Leaves of `name` that are bad in one way each, with the refusal that each must meet.
+fn bad_leaves(name: &str, other_use: Eku) -> Vec<(&'static str, Leaf, Refusal)> {
+    let but = |change: &dyn Fn(&mut Leaf)| {
+        let mut leaf = Leaf::of(name);
+        change(&mut leaf);
+        leaf
+    };
+    let authority = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let foreign_name = name.replace("bank.test", "other.test");
+    let path_names = Leaf::of("spiffe://bank.test//shop");
+    let web_name = Leaf::of("https://bank.test/shop");
+    vec![
+        ("expired", but(&|l| l.until_s = -60), Refusal::Expired),
         (
-            "expired",
-            &ca,
-            Leaf {
-                until_s: -60,
-                ..good()
-            },
-            Refusal::Expired,
-        ),
-        (
-            "not valid yet",
-            &ca,
-            Leaf {
-                from_s: 3_600,
-                ..good()
-            },
+            "not yet",
+            but(&|l| l.from_s = DAY_S / 2),
             Refusal::NotYetValid,
         ),
-        (
-            "no name",
-            &ca,
-            Leaf {
-                names: vec![],
-                ..good()
-            },
-            Refusal::IdMalformed,
-        ),
+        ("no name", but(&|l| l.names.clear()), Refusal::IdMalformed),
         (
             "two URIs",
-            &ca,
-            Leaf {
-                names: vec![uri(SHOP), uri(CART)],
-                ..good()
-            },
+            but(&|l| l.names.push(uri(name))),
             Refusal::IdMalformed,
         ),
+        ("an empty segment", path_names, Refusal::IdMalformed),
+        ("a web URI", web_name, Refusal::IdMalformed),
         (
-            "a URI with an empty segment",
-            &ca,
-            Leaf::of("spiffe://bank.test//shop"),
-            Refusal::IdMalformed,
-        ),
-        (
-            "a web URI",
-            &ca,
-            Leaf::of("https://bank.test/shop"),
-            Refusal::IdMalformed,
-        ),
-        (
-            "other trust domain",
-            &ca,
-            Leaf::of("spiffe://other.test/workload/shop"),
+            "another domain",
+            Leaf::of(&foreign_name),
             Refusal::WrongPeer,
         ),
         (
-            "server use only",
-            &ca,
-            Leaf {
-                usage: vec![Eku::ServerAuth],
-                ..good()
-            },
+            "other use",
+            but(&|l| l.usage = vec![other_use.clone()]),
             Refusal::Untrusted,
         ),
         (
             "no use named",
-            &ca,
-            Leaf {
-                usage: vec![],
-                ..good()
-            },
+            but(&|l| l.usage.clear()),
             Refusal::Untrusted,
         ),
         (
-            "a certificate authority",
-            &ca,
-            Leaf {
-                is_ca: IsCa::Ca(rcgen::BasicConstraints::Unconstrained),
-                ..good()
-            },
+            "authority",
+            but(&|l| l.is_ca = authority.clone()),
             Refusal::Untrusted,
         ),
-    ] {
-        let ended = handshake(
-            client_showing(&ca, issuer, leaf),
-            server_of(&ca.identity(CART)),
-        );
+    ]
+}
+
+#[test]
+fn each_bad_client_is_refused_with_its_own_reason() {
+    let (ca, foreign) = (Ca::new(), Ca::new());
+    let server = || server_of(&ca.identity(CART));
+    for (case, leaf, refusal) in bad_leaves(SHOP, Eku::ServerAuth) {
+        let ended = handshake(client_showing(&ca, &ca, leaf), server());
         assert_eq!(ended.server, Err(refusal), "{case}");
         assert!(ended.client.is_err(), "{case}: the client learns of it");
     }
-    // Another curve finds no common signature before the certificate is even looked at.
+    let ended = handshake(client_showing(&ca, &foreign, Leaf::of(SHOP)), server());
+    assert_eq!(ended.server, Err(Refusal::Untrusted));
+    assert_eq!(ended.client, Err(Refusal::Untrusted));
+    // The twin of them all: the same way with a good certificate succeeds.
+    let ended = handshake(client_showing(&ca, &ca, Leaf::of(SHOP)), server());
+    assert_eq!(ended.server, Ok(Some(SHOP.to_owned())));
+}
+
+#[test]
+fn a_key_on_another_curve_is_refused() {
+    let ca = Ca::new();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     let leaf = Leaf {
-        key: other_curve,
-        ..good()
+        key,
+        ..Leaf::of(SHOP)
+    };
+    let chain = ca.chain(leaf);
+    let refused = crate::verify_chain(&ca.roots(), &chain, crate::fixture::now());
+    assert_eq!(refused, Err(Refusal::Untrusted));
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let leaf = Leaf {
+        key,
+        ..Leaf::of(SHOP)
     };
     let ended = handshake(
         client_showing(&ca, &ca, leaf),
         server_of(&ca.identity(CART)),
     );
     assert!(ended.server.is_err());
-    // The twin of them all: the same way with a good certificate succeeds.
-    let ended = handshake(
-        client_showing(&ca, &ca, good()),
-        server_of(&ca.identity(CART)),
-    );
-    assert_eq!(ended.server, Ok(Some(SHOP.to_owned())));
 }
 
 #[test]
@@ -264,73 +241,20 @@ fn a_client_without_a_certificate_is_refused_unless_it_may_join() {
 #[test]
 fn each_bad_server_is_refused_with_its_own_reason() {
     let (ca, foreign) = (Ca::new(), Ca::new());
-    let good = || Leaf::of(CART);
-    for (case, issuer, leaf, refusal) in [
-        ("foreign authority", &foreign, good(), Refusal::Untrusted),
-        (
-            "expired",
-            &ca,
-            Leaf {
-                until_s: -60,
-                ..good()
-            },
-            Refusal::Expired,
-        ),
-        (
-            "not valid yet",
-            &ca,
-            Leaf {
-                from_s: DAY_S / 2,
-                ..good()
-            },
-            Refusal::NotYetValid,
-        ),
-        (
-            "no name",
-            &ca,
-            Leaf {
-                names: vec![],
-                ..good()
-            },
-            Refusal::IdMalformed,
-        ),
-        ("another workload", &ca, Leaf::of(SHOP), Refusal::WrongPeer),
-        (
-            "the same path of another domain",
-            &ca,
-            Leaf::of("spiffe://other.test/workload/cart"),
-            Refusal::WrongPeer,
-        ),
-        (
-            "client use only",
-            &ca,
-            Leaf {
-                usage: vec![Eku::ClientAuth],
-                ..good()
-            },
-            Refusal::Untrusted,
-        ),
-        (
-            "no use named",
-            &ca,
-            Leaf {
-                usage: vec![],
-                ..good()
-            },
-            Refusal::Untrusted,
-        ),
-    ] {
+    let client = || {
         let expect = Expect::Id(SpiffeId::parse(CART).unwrap());
-        let client = client_config(&ca.identity(SHOP), expect, &[]);
-        let ended = handshake(client, server_showing(issuer, leaf));
+        client_config(&ca.identity(SHOP), expect, &[])
+    };
+    for (case, leaf, refusal) in bad_leaves(CART, Eku::ClientAuth) {
+        let ended = handshake(client(), server_showing(&ca, leaf));
         assert_eq!(ended.client, Err(refusal), "{case}");
     }
-    let expect = Expect::Id(SpiffeId::parse(CART).unwrap());
-    let client = client_config(&ca.identity(SHOP), expect, &[]);
-    assert_eq!(
-        handshake(client, server_showing(&ca, good())).client,
-        Ok(CART.to_owned())
-    );
+    let ended = handshake(client(), server_showing(&foreign, Leaf::of(CART)));
+    assert_eq!(ended.client, Err(Refusal::Untrusted));
+    let ended = handshake(client(), server_showing(&ca, Leaf::of(SHOP)));
+    assert_eq!(ended.client, Err(Refusal::WrongPeer));
+    let ended = handshake(client(), server_showing(&ca, Leaf::of(CART)));
+    assert_eq!(ended.client, Ok(CART.to_owned()));
 }
 
 #[test]

@@ -1,4 +1,7 @@
+use counterfoil_entry::Time;
+
 use super::*;
+use crate::bundle::{ApiRights, Grant, Instances, OperationRights, Workload};
 
 fn id(name: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://bank.test/workload/{name}")).unwrap()
