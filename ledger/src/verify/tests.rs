@@ -1,1 +1,741 @@
+mod world;
 
+use std::fs;
+
+use counterfoil_entry::id::Stream;
+use counterfoil_entry::rows::{GapRow, Trust};
+use counterfoil_entry::statement::Dropped;
+
+use world::{ENTRIES, ORIGIN, Pen, START, World};
+
+use super::*;
+use crate::paths;
+
+/// Two writers, three seals (one idle), one clean end.
+fn honest() -> World {
+    let mut world = World::new();
+    let (mut pay, mut cart) = (Pen::new("pay", 5), Pen::new("cart", 6));
+    world.announce(&pay);
+    world.announce(&cart);
+    pay.write(ENTRIES, 3);
+    pay.write("entries/sox_7y/0", 1);
+    world.take(&pay.state());
+    world.seal();
+    world.seal();
+    pay.write(ENTRIES, 2);
+    cart.write(ENTRIES, 1);
+    world.take(&pay.end());
+    world.take(&cart.state());
+    world.seal();
+    world
+}
+
+fn gap(revision: u64, closed: bool) -> GapRow {
+    GapRow {
+        gap_id: "gap-1".to_owned(),
+        revision,
+        subject_writer: "spiffe://bank.test/workload/pay#1".to_owned(),
+        subject_epoch: 5,
+        subject_stream: Some(ENTRIES.to_owned()),
+        from_seq: Some(2),
+        until_seq: Some(5),
+        from_statement: Some(1),
+        until_statement: Some(2),
+        not_before: None,
+        not_after: None,
+        cause: "lost".to_owned(),
+        detected_by: "statement".to_owned(),
+        opened_at: START,
+        closed_at: closed.then_some(START),
+        explanation: None,
+        ticket: None,
+    }
+}
+
+#[test]
+fn honest_books_are_proved_with_and_without_a_policy() {
+    let world = honest();
+    let report = world.verify_with(Some(&world.policy()), Some(world.checkpoint()), true);
+    assert!(report.is_proved(), "{}", report.verdict);
+    assert!(
+        report.is_complete
+            && report
+                .verdict
+                .starts_with("complete up to 2023-11-14T22:13:23")
+    );
+    let counts = report.counts;
+    assert_eq!((counts.origins, counts.manifests, counts.rows), (1, 4, 12));
+    assert_eq!(
+        (counts.statements, counts.epochs, counts.epochs_open),
+        (3, 2, 1)
+    );
+
+    let report = world.verify_with(None, None, false);
+    assert!(report.is_proved() && !report.is_complete);
+    assert!(
+        report
+            .verdict
+            .ends_with("keys were taken from the store itself"),
+        "{}",
+        report.verdict
+    );
+    assert_eq!(report.to_json()["keys_from_store"], true);
+}
+
+#[test]
+fn a_flip_of_any_byte_of_any_file_is_found_and_named() {
+    let world = honest();
+    let books = world.books();
+    for path in world.files() {
+        let name = path
+            .strip_prefix(&books)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let bytes = fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&path, flipped).unwrap();
+            for policy in [Some(&world.policy()), None] {
+                let report = world.verify_with(policy, None, false);
+                let first = report
+                    .failures
+                    .first()
+                    .unwrap_or_else(|| panic!("{name}, byte {at}"));
+                let is_manifest_or_head =
+                    name.contains("manifests") || name.ends_with("checkpoint");
+                let is_named = first.place.file.as_deref() == Some(&name);
+                assert!(
+                    is_named || is_manifest_or_head,
+                    "{name}, byte {at}: {first}"
+                );
+            }
+        }
+        fs::write(&path, bytes).unwrap();
+    }
+    assert!(world.verify().is_proved());
+}
+
+#[test]
+fn a_removed_cut_or_emptied_file_is_found_and_named() {
+    let world = honest();
+    for path in world.files() {
+        let bytes = fs::read(&path).unwrap();
+        let name = path
+            .strip_prefix(world.books())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        fs::remove_file(&path).unwrap();
+        let (_, text) = world.first_failure();
+        assert!(text.contains(&name), "{name}: {text}");
+        assert!(!world.verify_with(None, None, false).is_proved(), "{name}");
+        for shorter in [&bytes[..bytes.len() - 1], &[]] {
+            fs::write(&path, shorter).unwrap();
+            assert!(!world.verify().is_proved(), "{name}");
+        }
+        fs::write(&path, &bytes).unwrap();
+    }
+    assert!(world.verify().is_proved());
+}
+
+#[test]
+fn an_added_file_is_found_wherever_it_stands() {
+    let world = honest();
+    let mut folders: Vec<_> = world
+        .files()
+        .iter()
+        .map(|path| path.parent().unwrap().to_owned())
+        .collect();
+    folders.push(world.books());
+    folders.push(world.books().join("log"));
+    folders.dedup();
+    for folder in folders {
+        for name in ["stray", "000000000004", ".hidden"] {
+            let path = folder.join(name);
+            fs::write(&path, b"x").unwrap();
+            let (what, text) = world.first_failure();
+            assert_eq!(what, "unlisted");
+            assert!(text.contains(name), "{text}");
+            assert!(!world.verify_with(None, None, false).is_proved());
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let link = world.books().join("link");
+    std::os::unix::fs::symlink(world.books().join("log"), &link).unwrap();
+    assert_eq!(world.first_failure().0, "unlisted");
+}
+
+/// Copies the log's tail files away as an attacker does: back to the state of `older`.
+fn cut_back(world: &World, older: &[(std::path::PathBuf, Vec<u8>)]) {
+    for path in world.files() {
+        fs::remove_file(path).unwrap();
+    }
+    for (path, bytes) in older {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_cut_tail_is_found_with_a_saved_checkpoint_or_by_freshness() {
+    let mut world = honest();
+    let older: Vec<_> = world
+        .files()
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    for _ in 0..100 {
+        world.seal();
+    }
+    let saved = world.checkpoint().to_owned();
+    cut_back(&world, &older);
+    // The older state is genuine: without a newer checkpoint nothing shows the cut.
+    assert!(world.verify_with(None, None, false).is_proved());
+    let report = world.verify_with(None, Some(&saved), false);
+    assert!(
+        report.verdict.contains("the log was cut"),
+        "{}",
+        report.verdict
+    );
+    assert_eq!(world.first_failure().0, "freshness");
+}
+
+#[test]
+fn a_saved_checkpoint_must_be_of_this_log_and_this_history() {
+    let world = honest();
+    let stranger = honest();
+    let report = world.verify_with(None, Some(stranger.checkpoint()), false);
+    assert_eq!(report.failures[0].what, "against");
+    // The same key signs another history of the same size.
+    let head = Checkpoint::parse_text(Note::parse(world.checkpoint()).unwrap().text()).unwrap();
+    for size in 1..=head.size {
+        let forked = Checkpoint {
+            size,
+            root: Hash([7; 32]),
+            ..head.clone()
+        };
+        let report = world.verify_with(None, Some(&world.sign(&forked)), false);
+        assert!(
+            report.verdict.contains("history was rewritten"),
+            "{}",
+            report.verdict
+        );
+    }
+    let elsewhere = World::new().beside("elsewhere");
+    let report = world.verify_with(None, Some(elsewhere.checkpoint()), false);
+    assert_eq!(report.failures[0].what, "against");
+}
+
+#[test]
+fn another_key_or_root_than_the_policy_pins_is_refused() {
+    let world = honest();
+    let mut other_key = world.policy();
+    other_key.log_keys = honest().policy().log_keys;
+    let mut other_root = world.policy();
+    other_root.trust_roots = vec![b"other".to_vec()];
+    for policy in [other_key, other_root] {
+        assert_eq!(
+            world.verify_with(Some(&policy), None, false).failures[0].what,
+            "key"
+        );
+    }
+}
+
+#[test]
+fn every_origin_of_the_policy_is_there_and_no_other() {
+    let mut both = honest().policy();
+    let world = honest();
+    both.log_keys = world.policy().log_keys;
+    let first = world.policy();
+    let second = world.beside("bank.test/collector-2");
+    both.log_keys.push(second.key());
+    let report = second.verify_with(Some(&both), None, false);
+    assert!(report.is_proved(), "{}", report.verdict);
+    assert_eq!(report.counts.origins, 2);
+    assert_eq!(
+        second.verify_with(Some(&first), None, false).failures[0].what,
+        "unlisted"
+    );
+    fs::remove_dir_all(
+        second
+            .books()
+            .join(paths::log_folder("bank.test/collector-2")),
+    )
+    .unwrap();
+    let report = second.verify_with(Some(&both), None, false);
+    assert_eq!(
+        report.failures[0].place.origin.as_deref(),
+        Some("bank.test/collector-2")
+    );
+}
+
+#[test]
+fn books_that_are_empty_or_absent_are_not_proved() {
+    let world = World::new();
+    assert!(world.verify().is_proved());
+    fs::remove_dir_all(world.books()).unwrap();
+    assert!(!world.verify().is_proved());
+    assert!(!world.verify_with(None, None, false).is_proved());
+    fs::create_dir(world.books()).unwrap();
+    assert!(!world.verify_with(None, None, false).is_proved());
+}
+
+/// A collector's misdeed (or a writer's) and the check that finds it. The writer `pay` has written
+/// five entries that were not stated yet.
+type Misdeed = (&'static str, fn(&mut World, &mut Pen));
+
+const MISDEEDS: &[Misdeed] = &[
+    ("hole", |world, pay| {
+        let said = pay.state();
+        world.take_statement(&said);
+    }),
+    ("unstated", |world, pay| {
+        let said = pay.state();
+        world.take_entries(&said);
+    }),
+    ("hole", |world, pay| {
+        // A statement is left out, with its entries.
+        pay.state();
+        pay.write(ENTRIES, 1);
+        world.take(&pay.state());
+    }),
+    ("statement_root", |world, pay| {
+        let said = pay.state();
+        world.take(&said);
+        let rows = world
+            .rows
+            .values_mut()
+            .find(|rows| rows.len() == 5)
+            .unwrap();
+        let at = rows[1].record.len() - 1;
+        rows[1].record[at] ^= 1;
+    }),
+    ("coverage", |world, pay| {
+        // A row is left out of the segment, coverage and count unchanged.
+        world.take(&pay.state());
+        world
+            .rows
+            .values_mut()
+            .find(|rows| rows.len() == 5)
+            .unwrap()
+            .pop();
+    }),
+    ("coverage", |world, pay| {
+        // A row stands twice instead of another.
+        world.take(&pay.state());
+        let rows = world
+            .rows
+            .values_mut()
+            .find(|rows| rows.len() == 5)
+            .unwrap();
+        rows[0] = rows[1].clone();
+    }),
+    ("statement_range", |world, pay| {
+        // The last row is left out, and coverage agrees.
+        world.take(&pay.state());
+        let rows = world
+            .rows
+            .values_mut()
+            .find(|rows| rows.len() == 5)
+            .unwrap();
+        rows.remove(0);
+        world.coverage[0].count -= 1;
+    }),
+    ("coverage", |world, pay| {
+        world.take(&pay.state());
+        world.coverage[0].statement += 1;
+        world
+            .rows
+            .values_mut()
+            .flatten()
+            .filter(|row| row.statement.is_some())
+            .for_each(|row| {
+                row.statement = row.statement.map(|number| number + 1);
+            });
+    }),
+    ("coverage", |world, pay| {
+        world.take(&pay.state());
+        world.coverage[0].delivery = "best_effort".to_owned();
+    }),
+    ("twice", |world, pay| {
+        let said = pay.state();
+        world.take(&said);
+        world.seal();
+        world.take_entries(&said);
+    }),
+    ("twice", |world, pay| {
+        let said = pay.state();
+        world.take(&said);
+        world.seal();
+        world.take_statement(&said);
+    }),
+    ("signature", |world, pay| {
+        let mut said = pay.state();
+        said.signed.signature[5] ^= 1;
+        world.take(&said);
+    }),
+    ("statement_key", |world, pay| {
+        // The collector signs in the writer's name, with a key of its own.
+        pay.key = Pen::new("pay", 5).key;
+        world.take(&pay.state());
+    }),
+    ("statement_chain", |world, pay| {
+        pay.previous = Some(Hash([9; 32]));
+        world.take(&pay.state());
+    }),
+    ("final", |world, pay| {
+        world.take(&pay.end());
+        pay.write(ENTRIES, 1);
+        world.take(&pay.state());
+    }),
+    ("unannounced", |world, pay| {
+        let mut ghost = Pen::new("ghost", 9);
+        ghost.write(ENTRIES, 1);
+        world.take(&ghost.state());
+        world.take(&pay.state());
+    }),
+    ("announcement", |world, pay| {
+        let mut forged = Pen::new("ghost", 9).announce();
+        forged.signature[0] ^= 1;
+        world.announce_as(&forged, Trust::Verified);
+        world.take(&pay.state());
+    }),
+    ("announcement", |world, pay| {
+        world.announce(pay);
+        world.take(&pay.state());
+    }),
+    ("recovery", |world, pay| {
+        // The collector kept a statement that the writer's recovery does not know.
+        let (mut next, before) = (Pen::new("pay", 7), pay.previous);
+        world.take(&pay.state());
+        pay.previous = before;
+        pay.number -= 1;
+        world.announce(&next);
+        world.take(&next.recover(pay));
+    }),
+    ("hole", |world, pay| {
+        // The tail of a crashed epoch is left out.
+        let mut next = Pen::new("pay", 7);
+        world.announce(&next);
+        let said = next.recover(pay);
+        world.take_statement(&said);
+    }),
+    ("hole", |world, pay| {
+        // The last statement of a crashed epoch is left out.
+        let mut next = Pen::new("pay", 7);
+        pay.state();
+        world.announce(&next);
+        world.take(&next.recover(pay));
+    }),
+    ("root", |world, pay| {
+        world.take(&pay.state());
+        world.bend = |seal| seal.segments[0].root = Hash([3; 32]);
+    }),
+    ("manifest", |world, pay| {
+        world.take(&pay.state());
+        world.bend = |seal| seal.segments[0].first_time = START.plus_ns(-1);
+    }),
+    ("changed", |world, pay| {
+        world.take(&pay.state());
+        world.bend = |seal| seal.segments[0].bytes += 1;
+    }),
+    ("coverage", |world, pay| {
+        world.take(&pay.state());
+        world.bend = |seal| seal.coverage.clear();
+    }),
+    ("coverage", |world, pay| {
+        world.take(&pay.state());
+        world.bend = |seal| seal.coverage[0].segment = 99;
+    }),
+    ("coverage", |world, pay| {
+        world.take(&pay.state());
+        world.bend = |seal| {
+            let mut more = seal.coverage[0].clone();
+            more.segment = 99;
+            seal.coverage.push(more);
+        };
+    }),
+    ("row", |world, pay| {
+        // The row of a statement says something else than the statement.
+        world.take(&pay.state());
+        let rows = world
+            .rows
+            .iter_mut()
+            .find(|(key, _)| key.0 == TableId::Statements)
+            .unwrap()
+            .1;
+        let row = rows.last_mut().unwrap();
+        let at = row
+            .record
+            .windows(8)
+            .position(|word| word == b"verified")
+            .unwrap();
+        let text = b"unverified";
+        row.record.splice(at..at + 8, text.iter().copied());
+        row.record[at - 1] = 10;
+        let at = row
+            .record
+            .windows(7)
+            .position(|word| word == b"regular")
+            .unwrap();
+        row.record[at] ^= 1;
+    }),
+];
+
+#[test]
+fn every_misdeed_is_found() {
+    for (at, (due, misdeed)) in MISDEEDS.iter().enumerate() {
+        let mut world = World::new();
+        let mut pay = Pen::new("pay", 5);
+        world.announce(&pay);
+        pay.write(ENTRIES, 2);
+        world.take(&pay.state());
+        world.seal();
+        pay.write(ENTRIES, 5);
+        misdeed(&mut world, &mut pay);
+        world.seal();
+        let (what, text) = world.first_failure();
+        assert_eq!(what, *due, "misdeed {at}: {text}");
+    }
+}
+
+#[test]
+fn statements_may_be_sealed_before_or_after_their_entries() {
+    for entries_first in [true, false] {
+        let mut world = World::new();
+        let mut pay = Pen::new("pay", 5);
+        pay.write(ENTRIES, 2);
+        let first = pay.state();
+        pay.write(ENTRIES, 1);
+        let second = pay.end();
+        let takes: [fn(&mut World, &world::Said); 2] = if entries_first {
+            [World::take_entries, World::take_statement]
+        } else {
+            [World::take_statement, World::take_entries]
+        };
+        for take in takes {
+            take(&mut world, &second);
+            world.seal();
+            take(&mut world, &first);
+            world.seal();
+        }
+        world.announce(&pay);
+        world.seal();
+        let report = world.verify();
+        assert!(report.is_proved(), "{}", report.verdict);
+    }
+}
+
+#[test]
+fn the_tail_of_a_crashed_epoch_is_proved_by_its_recovery() {
+    for (stated, tail) in [(0, 0), (0, 3), (2, 0), (2, 3)] {
+        let mut world = World::new();
+        let (mut old, mut new) = (Pen::new("pay", 5), Pen::new("pay", 7));
+        world.announce(&old);
+        if stated > 0 {
+            old.write(ENTRIES, stated);
+            world.take(&old.state());
+        }
+        old.write(ENTRIES, tail);
+        world.announce(&new);
+        new.write(ENTRIES, 1);
+        world.take(&new.recover(&mut old));
+        world.take(&new.end());
+        world.seal();
+        let report = world.verify_with(Some(&world.policy()), None, true);
+        assert!(
+            report.is_proved() && report.is_complete,
+            "{stated}, {tail}: {}",
+            report.verdict
+        );
+        assert_eq!(report.counts.epochs_open, 0);
+    }
+}
+
+#[test]
+fn a_tail_that_two_recoveries_state_is_no_failure() {
+    let mut world = World::new();
+    let (mut old, mut new, mut newest) =
+        (Pen::new("pay", 5), Pen::new("pay", 7), Pen::new("pay", 8));
+    for pen in [&old, &new, &newest] {
+        world.announce(pen);
+    }
+    old.write(ENTRIES, 3);
+    let said = new.recover(&mut old);
+    world.take(&said);
+    // The newest epoch finds both spools, and has not heard of that recovery.
+    let of_new = newest.recover(&mut new);
+    world.take(&of_new);
+    let mut again = of_new.statement;
+    again.number = newest.number;
+    again.previous = newest.previous;
+    again.kind = said.statement.kind.clone();
+    world.take_statement(&newest.sign(again, Vec::new()));
+    world.seal();
+    let report = world.verify();
+    assert!(report.is_proved(), "{}", report.verdict);
+}
+
+#[test]
+fn a_recorded_hole_is_told_and_fails_only_when_completeness_is_asked_for() {
+    for closed in [false, true] {
+        let mut world = World::new();
+        let (mut pay, mut collector) = (Pen::new("pay", 5), Pen::new("collector", 6));
+        world.announce(&pay);
+        world.announce(&collector);
+        pay.write(ENTRIES, 2);
+        world.take(&pay.state());
+        pay.write(ENTRIES, 3);
+        pay.state();
+        pay.write(ENTRIES, 1);
+        world.take(&pay.end());
+        world.seal();
+        assert_eq!(world.first_failure().0, "hole");
+        if closed {
+            collector.gap(&gap(1, true));
+        }
+        collector.gap(&gap(0, false));
+        world.take(&collector.end());
+        world.seal();
+        let report = world.verify();
+        assert!(
+            report.is_proved() && report.is_complete == closed,
+            "{}",
+            report.verdict
+        );
+        assert_eq!(
+            (report.counts.gaps, report.counts.gaps_open),
+            (1, u64::from(!closed))
+        );
+        assert!(
+            report
+                .notes
+                .iter()
+                .any(|note| note.contains("3 entries are missing"))
+        );
+        let report = world.verify_with(Some(&world.policy()), None, true);
+        assert_eq!(report.is_proved(), closed, "{}", report.verdict);
+    }
+}
+
+#[test]
+fn a_gap_explains_only_the_hole_that_it_names() {
+    let bends: [fn(&mut GapRow); 5] = [
+        |gap| gap.subject_epoch = 6,
+        |gap| gap.subject_writer = "spiffe://bank.test/workload/cart#1".to_owned(),
+        |gap| gap.from_seq = Some(3),
+        |gap| gap.until_seq = Some(4),
+        |gap| gap.from_statement = None,
+    ];
+    for (at, bend) in bends.into_iter().enumerate() {
+        let mut world = World::new();
+        let (mut pay, mut collector) = (Pen::new("pay", 5), Pen::new("collector", 6));
+        world.announce(&pay);
+        world.announce(&collector);
+        pay.write(ENTRIES, 2);
+        world.take(&pay.state());
+        pay.write(ENTRIES, 3);
+        pay.state();
+        pay.write(ENTRIES, 1);
+        world.take(&pay.end());
+        let mut other = gap(0, false);
+        bend(&mut other);
+        collector.gap(&other);
+        world.take(&collector.end());
+        world.seal();
+        assert_eq!(world.first_failure().0, "hole", "bend {at}");
+    }
+}
+
+#[test]
+fn declared_drops_and_unverified_announcements_keep_the_books_from_being_complete() {
+    let mut world = World::new();
+    let mut pay = Pen::new("pay", 5);
+    world.announce(&pay);
+    pay.write(ENTRIES, 1);
+    let said = pay.state();
+    let mut statement = said.statement.clone();
+    statement.drops = vec![Dropped {
+        stream: Stream::parse(ENTRIES).unwrap(),
+        reason: "spool_full".to_owned(),
+        dropped: 4,
+    }];
+    (pay.number, pay.previous) = (0, None);
+    world.take(&pay.sign(statement, said.covered));
+    world.seal();
+    let report = world.verify();
+    assert!(
+        report.is_proved() && !report.is_complete,
+        "{}",
+        report.verdict
+    );
+    assert_eq!(report.counts.dropped, 4);
+    assert!(!world.verify_with(None, None, true).is_proved());
+
+    let mut world = World::new();
+    let mut stranger = Pen::new("pay", 5);
+    let mut announcement = stranger.announce();
+    announcement.signature.clear();
+    world.announce_as(&announcement, Trust::Unverified);
+    stranger.write(ENTRIES, 1);
+    world.take(&stranger.end());
+    world.seal();
+    let report = world.verify();
+    assert!(
+        report.is_proved() && !report.is_complete,
+        "{}",
+        report.verdict
+    );
+    assert_eq!(report.counts.unverified, 1);
+    assert!(!world.verify_with(None, None, true).is_proved());
+}
+
+#[test]
+fn an_epoch_that_just_stops_keeps_the_books_from_being_complete() {
+    let mut world = World::new();
+    let (old, mut new) = (Pen::new("pay", 5), Pen::new("pay", 7));
+    world.announce(&old);
+    world.announce(&new);
+    world.take(&new.end());
+    world.seal();
+    let report = world.verify();
+    assert!(
+        report.is_proved() && !report.is_complete,
+        "{}",
+        report.verdict
+    );
+    assert!(
+        report.verdict.contains("1 epochs without an end"),
+        "{}",
+        report.verdict
+    );
+}
+
+#[test]
+fn a_report_names_the_first_failing_place_in_json() {
+    let world = honest();
+    let path = world
+        .files()
+        .into_iter()
+        .find(|path| path.to_str().unwrap().contains("sox"))
+        .unwrap();
+    fs::write(&path, b"other").unwrap();
+    let json = world.verify().to_json();
+    assert_eq!(json["proved"], false);
+    let first = &json["failures"][0];
+    assert_eq!(
+        (first["what"].as_str(), first["origin"].as_str()),
+        (Some("changed"), Some(ORIGIN))
+    );
+    assert_eq!(first["manifest"], 1);
+    assert!(
+        json["verdict"]
+            .as_str()
+            .unwrap()
+            .starts_with("not proved: origin bank.test")
+    );
+}
