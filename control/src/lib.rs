@@ -1,1 +1,14 @@
-//! Catalogue, grants, bundles and the certificate authority.
+//! The governance and control plane: catalogue, grants, signed bundles and the certificate authority.
+
+mod authority;
+mod catalogue;
+mod config;
+mod issuance;
+mod published;
+mod server;
+mod slice;
+
+pub use authority::{AuthorityError, Init, init};
+pub use catalogue::{Catalogue, CatalogueError};
+pub use config::{ConfigError, ControlConfig};
+pub use server::{Control, ControlError, run};

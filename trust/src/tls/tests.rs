@@ -166,7 +166,7 @@ fn bad_leaves(name: &str, other_use: Eku) -> Vec<(&'static str, Leaf, Refusal)> 
         ),
         (
             "authority",
-            but(&|l| l.is_ca = authority.clone()),
+            but(&|l| l.is_ca = authority),
             Refusal::Untrusted,
         ),
     ]

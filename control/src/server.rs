@@ -1,0 +1,391 @@
+//! The process: checks everything, binds, serves, notices changes and stops in order.
+
+mod api;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use counterfoil_entry::clock;
+use counterfoil_entry::id::{IdError, Writer};
+use counterfoil_spool::{
+    AppendError, Delivery, DeliveryConfig, DeliveryError, Spool, SpoolConfig, SpoolError,
+};
+use counterfoil_trust::{ClientAuth, Identity, SpiffeId, Svid, SvidError, refusal_of_io};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use rcgen::KeyPair;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::authority::{Authority, AuthorityError};
+use crate::catalogue::{Catalogue, CatalogueError, Fingerprint, fingerprint};
+use crate::config::{ConfigError, ControlConfig};
+use crate::issuance::{Issuance, Method};
+use crate::published::{PublishError, Published, Publisher};
+use api::{App, Caller};
+
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// 2,000 proxies keep one connection each; the rest is room for those that join.
+const CONNECTIONS_MAX: usize = 4_096;
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why control stopped or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The configuration is not good. No port was bound.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The catalogue is not good. No port was bound.
+    #[error("the catalogue is refused: {0}")]
+    Catalogue(#[from] CatalogueError),
+    /// Keys or the root certificate cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Control's own SVID cannot be used.
+    #[error("cannot make control's own identity")]
+    Identity(#[from] SvidError),
+    /// The bundles cannot be numbered or signed.
+    #[error("cannot publish the catalogue: {0}")]
+    Publish(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The writer's name is malformed.
+    #[error("cannot name this writer")]
+    Writer(#[from] IdError),
+    /// The spool cannot be opened.
+    #[error("cannot open the spool")]
+    Spool(#[from] SpoolError),
+    /// A row of `issuance` cannot be written.
+    #[error("cannot write to the books")]
+    Append(#[from] AppendError),
+    /// Delivery to the collector ended in an error.
+    #[error("delivery to the collector failed")]
+    Delivery(#[from] DeliveryError),
+}
+
+impl ControlError {
+    /// Whether configuration or catalogue is wrong, so that a restart alone cannot help.
+    pub fn is_config(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Catalogue(_))
+    }
+}
+
+impl From<PublishError> for ControlError {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(error.to_string())
+    }
+}
+
+/// Runs control until `shutdown` is cancelled, then stops: listener, connections, delivery.
+///
+/// # Errors
+/// [`ControlError`]; one for which [`ControlError::is_config`] holds came before any port was bound.
+pub async fn run(config: ControlConfig, shutdown: CancellationToken) -> Result<(), ControlError> {
+    Control::bind(config).await?.serve(shutdown).await
+}
+
+/// Control with its port bound, and nothing answered yet.
+#[derive(Debug)]
+pub struct Control {
+    app: Arc<App>,
+    identity: Identity,
+    listener: TcpListener,
+    address: SocketAddr,
+    delivery: Delivery,
+    watch: Watch,
+}
+
+impl Control {
+    /// Checks the configuration, opens keys, catalogue and spool, and binds.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn bind(config: ControlConfig) -> Result<Self, ControlError> {
+        config.check()?;
+        let spiffe_id = config.spiffe_id()?;
+        let seen = fingerprint(&config.catalogue_dir);
+        let catalogue = load(&config)?;
+        let authority = Authority::open(&config.control_dir(), &config.trust_domain)?;
+        let mut publisher = Publisher::open(&config.control_dir(), &config.default_class)?;
+        let published = publisher.publish(&catalogue, &authority, clock::wall())?;
+        let life = Duration::from_secs(config.svid_ttl_s);
+        let (svid, issued) = own_svid(&authority, &spiffe_id, life)?;
+        let identity = Identity::new(svid, authority.roots.clone());
+        let address = config.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| ControlError::Listen { address, source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ControlError::Listen { address, source })?;
+        let spool = Spool::open(SpoolConfig {
+            directory: config.spool_dir.clone(),
+            writer: Writer::parse(&format!("{spiffe_id}#{}", config.instance))?,
+            size_max: config.spool_bytes_max,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            config_sha256: config.sha256(),
+        })?;
+        let delivery = Delivery::new(&spool, identity.clone(), delivery_config(&config))?;
+        let mut issuance = Issuance::new(spool.lane(0));
+        issuance.issued(&issued, Method::Own, None, clock::wall())?;
+        let app = Arc::new(App {
+            authority,
+            published: ArcSwap::from_pointee(published),
+            issuance: Mutex::new(issuance),
+            spiffe_id,
+            life,
+        });
+        let watch = Watch {
+            config,
+            publisher,
+            seen,
+        };
+        Ok(Self {
+            app,
+            identity,
+            listener,
+            address,
+            delivery,
+            watch,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is cancelled, then stops: listener, connections, delivery.
+    ///
+    /// # Errors
+    /// [`ControlError::Delivery`] when delivery failed for good.
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ControlError> {
+        let Self {
+            app,
+            identity,
+            listener,
+            address,
+            delivery,
+            watch,
+        } = self;
+        info!(%address, workloads = app.published.load().bundles.len(), "control serves");
+        // Delivery ends after everything that may still write a row.
+        let delivery_shutdown = CancellationToken::new();
+        let delivery = tokio::spawn(delivery.run(delivery_shutdown.clone()));
+        let tasks = TaskTracker::new();
+        tasks.spawn(watch.run(Arc::clone(&app), shutdown.clone()));
+        tasks.spawn(renew(Arc::clone(&app), identity.clone(), shutdown.clone()));
+        accept(&listener, &app, &identity, &tasks, &shutdown).await;
+        drop(listener);
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            warn!("connections were still open after {DRAIN:?} and are cut");
+        }
+        delivery_shutdown.cancel();
+        match delivery.await {
+            Ok(ended) => Ok(ended.map(drop)?),
+            Err(panic) => {
+                error!(%panic, "delivery ended unexpectedly");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn delivery_config(config: &ControlConfig) -> DeliveryConfig {
+    DeliveryConfig::new(config.collector.clone(), config.collector_spiffe_id.clone())
+}
+
+fn load(config: &ControlConfig) -> Result<Catalogue, CatalogueError> {
+    Catalogue::load(
+        &config.catalogue_dir,
+        &config.trust_domain,
+        &config.default_class,
+    )
+}
+
+/// A new SVID for control itself. Its key lives in memory only.
+fn own_svid(
+    authority: &Authority,
+    spiffe_id: &SpiffeId,
+    life: Duration,
+) -> Result<(Svid, crate::authority::Issued), ControlError> {
+    let key = KeyPair::generate().map_err(AuthorityError::Make)?;
+    let issued = authority.sign(&key, spiffe_id, life, clock::wall())?;
+    let svid = Svid::from_pem(&issued.pem, &key.serialize_pem())?;
+    Ok((svid, issued))
+}
+
+/// Renews control's own SVID at half of its life.
+async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(app.life / 2) => {}
+        }
+        let renewed = own_svid(&app.authority, &app.spiffe_id, app.life);
+        let written = renewed.and_then(|(svid, issued)| {
+            app.issuance()
+                .issued(&issued, Method::Own, None, clock::wall())?;
+            Ok(svid)
+        });
+        match written {
+            Ok(svid) => identity.replace(svid),
+            Err(error) => error!(%error, "cannot renew control's own SVID"),
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    app: &Arc<App>,
+    identity: &Identity,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let tls = counterfoil_trust::server_config(identity, ClientAuth::Optional, ALPN);
+    let acceptor = TlsAcceptor::from(tls);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = tokio::select! {
+            () = shutdown.cancelled() => return,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        let Ok(slot) = slot else { return };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let (acceptor, app, shutdown) =
+                    (acceptor.clone(), Arc::clone(app), shutdown.clone());
+                tasks.spawn(async move {
+                    serve_connection(stream, address, acceptor, app, shutdown).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors: what is open must close before more can be accepted.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    app: Arc<App>,
+    shutdown: CancellationToken,
+) {
+    let tls = match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            let reason = refusal_of_io(&error).map_or("io", |refusal| refusal.reason());
+            warn!(%address, reason, "a handshake failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = counterfoil_trust::peer_of(certificates).ok();
+    let service = TowerToHyperService::new(api::router(app, Caller { peer, address }));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX);
+    let connection = builder.serve_connection(TokioIo::new(tls), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "a connection ended early");
+    }
+}
+
+/// Notices changed files. A bad one is refused whole and the last good state stays.
+#[derive(Debug)]
+struct Watch {
+    config: ControlConfig,
+    publisher: Publisher,
+    seen: Fingerprint,
+}
+
+impl Watch {
+    async fn run(mut self, app: Arc<App>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(POLL) => {}
+            }
+            let app = Arc::clone(&app);
+            // Reading and signing take longer than a worker may be kept from its connections.
+            let looked = tokio::task::spawn_blocking(move || {
+                self.look(&app);
+                self
+            });
+            match looked.await {
+                Ok(watch) => self = watch,
+                Err(panic) => {
+                    error!(%panic, "the catalogue is no longer watched");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, app: &App) {
+        let now = fingerprint(&self.config.catalogue_dir);
+        if now == self.seen {
+            return;
+        }
+        self.seen = now;
+        match self.renew(app) {
+            Ok(published) => {
+                info!(
+                    workloads = published.bundles.len(),
+                    "the changed catalogue is published"
+                );
+                app.published.store(Arc::new(published));
+            }
+            Err(error) => error!(%error, "the changed catalogue is not used"),
+        }
+    }
+
+    fn renew(&mut self, app: &App) -> Result<Published, ControlError> {
+        let catalogue = load(&self.config)?;
+        Ok(self
+            .publisher
+            .publish(&catalogue, &app.authority, clock::wall())?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

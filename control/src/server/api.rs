@@ -1,0 +1,266 @@
+//! The requests that control answers.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use counterfoil_entry::{clock, tree};
+use counterfoil_trust::{Peer, Refusal, SpiffeId};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tracing::{error, info};
+
+use crate::authority::{Authority, AuthorityError};
+use crate::issuance::{Issuance, Method};
+use crate::published::Published;
+
+/// A request for an SVID holds a certificate signing request of about 500 bytes.
+const BODY_BYTES_MAX: usize = 64 << 10;
+const EPOCH_HEADER: &str = "mesh-epoch";
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) authority: Authority,
+    pub(super) published: ArcSwap<Published>,
+    pub(super) issuance: Mutex<Issuance>,
+    pub(super) spiffe_id: SpiffeId,
+    pub(super) life: Duration,
+}
+
+impl App {
+    /// A panic elsewhere must not end issuing: the lane keeps its own order.
+    pub(super) fn issuance(&self) -> MutexGuard<'_, Issuance> {
+        self.issuance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who asks, as the handshake proved it.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) peer: Option<Peer>,
+    pub(super) address: SocketAddr,
+}
+
+impl Caller {
+    /// The peer, if it showed an SVID that is still good: a connection may outlive it.
+    fn peer(&self) -> Result<&Peer, Refused> {
+        match &self.peer {
+            None => Err(Refused::tls(Refusal::NoClientCert)),
+            Some(peer) if peer.not_after <= clock::wall() => Err(Refused::tls(Refusal::Expired)),
+            Some(peer) => Ok(peer),
+        }
+    }
+}
+
+/// A refusal with its stable reason.
+#[derive(Debug)]
+struct Refused {
+    status: StatusCode,
+    reason: &'static str,
+    detail: String,
+}
+
+impl Refused {
+    fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            detail: detail.into(),
+        }
+    }
+
+    fn tls(refusal: Refusal) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            refusal.reason(),
+            refusal.to_string(),
+        )
+    }
+
+    fn unwritten(error: &dyn std::error::Error) -> Self {
+        error!(%error, "a request is refused because the books cannot be written");
+        let detail = "the issuance log cannot be written now";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", detail)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "reason": self.reason, "detail": self.detail }));
+        (self.status, body).into_response()
+    }
+}
+
+/// The routes for one connection.
+pub(super) fn router(app: Arc<App>, caller: Caller) -> Router {
+    Router::new()
+        .route("/v1/svid", post(svid))
+        .route("/v1/proxy/bundle", get(bundle))
+        .route("/v1/health", get(health))
+        .fallback(nothing)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(Extension(caller))
+        .with_state(app)
+}
+
+async fn health() -> Response {
+    Json(json!({ "status": "ok" })).into_response()
+}
+
+async fn nothing() -> Response {
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        "route_unknown",
+        "there is nothing here",
+    )
+    .into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SvidRequest {
+    /// PKCS#10 in PEM. Only its public key is taken.
+    csr: String,
+    spiffe_id: String,
+}
+
+#[derive(Serialize)]
+struct SvidAnswer<'a> {
+    chain: &'a str,
+    roots: &'a str,
+    not_after: String,
+}
+
+async fn svid(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    answer_svid(&app, &caller, &headers, &body).unwrap_or_else(IntoResponse::into_response)
+}
+
+fn answer_svid(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Refused> {
+    let malformed = |detail: String| Refused::new(StatusCode::BAD_REQUEST, "req_malformed", detail);
+    let request: SvidRequest =
+        serde_json::from_slice(body).map_err(|e| malformed(e.to_string()))?;
+    let spiffe_id = SpiffeId::parse(&request.spiffe_id).map_err(|e| malformed(e.to_string()))?;
+    let method = authenticate(app, caller, headers, &spiffe_id)?;
+    let now = clock::wall();
+    let issued = app
+        .authority
+        .issue(&request.csr, &spiffe_id, app.life, now)
+        .map_err(|error| {
+            if matches!(error, AuthorityError::Request(_)) {
+                malformed(error.to_string())
+            } else {
+                error!(%error, %spiffe_id, "cannot issue an SVID");
+                let detail = "the certificate authority failed";
+                Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "ca_failed", detail)
+            }
+        })?;
+    app.issuance()
+        .issued(&issued, method, Some(caller.address), now)
+        .map_err(|error| Refused::unwritten(&error))?;
+    info!(%spiffe_id, serial = issued.peer.serial, ?method, "an SVID is issued");
+    let answer = SvidAnswer {
+        chain: &issued.pem,
+        roots: &app.authority.roots_pem,
+        not_after: issued.peer.not_after.to_string(),
+    };
+    Ok(Json(answer).into_response())
+}
+
+/// How the caller proves that it is `spiffe_id`: by the SVID that it has, or by its join token.
+///
+/// A wrong token and an unknown workload get the same answer, so that nobody can list workloads.
+fn authenticate(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    spiffe_id: &SpiffeId,
+) -> Result<Method, Refused> {
+    let published = app.published.load();
+    let workload = published.workloads.get(spiffe_id);
+    let renews = caller.peer().is_ok_and(|peer| &peer.spiffe_id == spiffe_id);
+    if renews && workload.is_some() {
+        return Ok(Method::Renewal);
+    }
+    let token = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let expected = workload.and_then(|workload| workload.join_token_sha256);
+    match (token, expected) {
+        // Hashes are compared, so that the time which it takes tells nothing of the token.
+        (Some(token), Some(expected)) if tree::sha256(token.as_bytes()) == expected => {
+            Ok(Method::JoinToken)
+        }
+        _ => {
+            let detail = "neither a join token nor an SVID of this workload was shown";
+            Err(Refused::new(StatusCode::FORBIDDEN, "join_refused", detail))
+        }
+    }
+}
+
+async fn bundle(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Response {
+    answer_bundle(&app, &caller, &headers).unwrap_or_else(IntoResponse::into_response)
+}
+
+fn answer_bundle(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<Response, Refused> {
+    let peer = caller.peer()?;
+    let published = app.published.load();
+    let served = published.bundles.get(&peer.spiffe_id).ok_or_else(|| {
+        let detail = "this workload is not in the catalogue";
+        Refused::new(StatusCode::FORBIDDEN, "workload_unknown", detail)
+    })?;
+    if let Some(epoch) = headers.get(EPOCH_HEADER) {
+        let epoch = epoch
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| {
+                Refused::new(
+                    StatusCode::BAD_REQUEST,
+                    "req_malformed",
+                    "Mesh-Epoch is a number",
+                )
+            })?;
+        app.issuance()
+            .seen(&peer.spiffe_id, epoch, caller.address, clock::wall())
+            .map_err(|error| Refused::unwritten(&error))?;
+    }
+    let etag = [(ETAG, served.etag.to_string())];
+    if has_already(headers, &served.etag) {
+        return Ok((StatusCode::NOT_MODIFIED, etag).into_response());
+    }
+    let content_type = [(CONTENT_TYPE, "application/json")];
+    Ok((etag, content_type, served.body.clone()).into_response())
+}
+
+fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|held| matches!(held.trim(), "*") || held.trim().trim_start_matches("W/") == etag)
+}
