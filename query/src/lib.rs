@@ -1,1 +1,30 @@
-//! SQL over the books: PostgreSQL wire and HTTP.
+//! SQL over the books: PostgreSQL wire and HTTP, sealed and just-arrived entries alike.
+
+pub mod books;
+pub mod catalogue;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod functions;
+pub mod guard;
+pub mod http;
+pub mod json;
+mod listing;
+pub mod log;
+pub mod objectives;
+pub mod offline;
+pub mod pg;
+pub mod public;
+pub mod quantile;
+pub mod raw;
+pub mod scram;
+pub mod server;
+pub mod settings;
+mod tail;
+pub mod template;
+pub mod users;
+pub mod views;
+
+pub use books::Books;
+pub use config::QueryConfig;
+pub use server::{RunError, run};

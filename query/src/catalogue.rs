@@ -1,0 +1,280 @@
+//! Schemas `public` and `raw` over one snapshot; views are planned when they are used.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use counterfoil_entry::table::TableId;
+use counterfoil_entry::{Time, clock};
+use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::{
+    CatalogProvider, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
+    TableFunctionArgs, TableFunctionImpl, TableProvider,
+};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::datasource::TableType;
+use datafusion::datasource::ViewTable;
+use datafusion::execution::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::Cast;
+use datafusion::logical_expr::Expr;
+
+use crate::books::Snapshot;
+use crate::listing;
+use crate::objectives::Objective;
+use crate::public::PublicTable;
+use crate::raw::RawTable;
+use crate::views::{VIEWS, WINDOWED, Window, windowed};
+
+/// Name of the database.
+pub const DATABASE: &str = "counterfoil";
+
+/// The tables of the books that stand in both schemas.
+pub const TABLES: &[TableId] = &[
+    TableId::Entries,
+    TableId::QueryLog,
+    TableId::Gaps,
+    TableId::Conflicts,
+    TableId::Issuance,
+    TableId::Statements,
+];
+
+/// Tables about the books themselves and their objectives.
+const LISTED: &[&str] = &["checkpoints", "manifests", "objectives", "segments"];
+
+/// What a statement sees.
+#[derive(Clone)]
+pub struct World {
+    /// Functions, options and limits; its own catalogue is not used.
+    pub template: Arc<SessionState>,
+    /// The books.
+    pub snapshot: Arc<Snapshot>,
+    /// What was promised.
+    pub objectives: Arc<Vec<Objective>>,
+    /// What PostgreSQL clients ask about tables; `None` off the wire.
+    pub pg_catalog: Option<Arc<dyn SchemaProvider>>,
+    /// When the statement began.
+    pub now: Time,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// A world at this instant.
+    #[must_use]
+    pub fn new(template: Arc<SessionState>, snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            template,
+            snapshot,
+            objectives: Arc::default(),
+            pg_catalog: None,
+            now: clock::wall(),
+        }
+    }
+
+    /// The catalogue of this world.
+    ///
+    /// # Errors
+    /// When a schema cannot be registered.
+    pub fn catalogues(&self) -> Result<Arc<dyn CatalogProviderList>> {
+        let catalogue = MemoryCatalogProvider::new();
+        catalogue.register_schema(
+            "public",
+            Arc::new(Public {
+                world: self.clone(),
+            }),
+        )?;
+        catalogue.register_schema(
+            "raw",
+            Arc::new(Raw {
+                snapshot: Arc::clone(&self.snapshot),
+            }),
+        )?;
+        if let Some(pg_catalog) = &self.pg_catalog {
+            catalogue.register_schema("pg_catalog", Arc::clone(pg_catalog))?;
+        }
+        let list = MemoryCatalogProviderList::new();
+        let _none_before = list.register_catalog(DATABASE.to_owned(), Arc::new(catalogue));
+        Ok(Arc::new(list))
+    }
+
+    /// A session state that plans and runs one statement of this world.
+    ///
+    /// # Errors
+    /// When a schema cannot be registered.
+    pub fn state(&self) -> Result<SessionState> {
+        let mut state = SessionStateBuilder::new_from_existing(self.template.as_ref().clone())
+            .with_catalog_list(self.catalogues()?)
+            .build();
+        for name in WINDOWED {
+            state.register_udtf(
+                name,
+                Arc::new(Windowed {
+                    name,
+                    world: self.clone(),
+                }),
+            );
+        }
+        Ok(state)
+    }
+
+    /// The view whose query is `sql`.
+    async fn view(&self, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        // Boxed, because planning a view plans the views that it reads.
+        let state = self.state()?;
+        let plan = Box::pin(state.create_logical_plan(sql)).await?;
+        Ok(Arc::new(ViewTable::new(plan, Some(sql.trim().to_owned()))))
+    }
+
+    fn windowed_sql(&self, name: &str, window: Option<Window>) -> Option<String> {
+        let star = self
+            .objectives
+            .iter()
+            .any(|objective| objective.service.is_none());
+        windowed(name, window, star)
+    }
+}
+
+#[derive(Debug)]
+struct Public {
+    world: World,
+}
+
+#[async_trait]
+impl SchemaProvider for Public {
+    fn table_names(&self) -> Vec<String> {
+        let tables = TABLES.iter().map(|id| id.name());
+        let views = VIEWS.iter().map(|view| view.name);
+        let mut names: Vec<String> = tables
+            .chain(views)
+            .chain(WINDOWED.iter().copied())
+            .chain(LISTED.iter().copied())
+            .map(ToOwned::to_owned)
+            .collect();
+        names.sort();
+        names
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let world = &self.world;
+        if let Some(id) = TABLES.iter().find(|id| id.name() == name) {
+            let raw = Arc::new(RawTable::new(&world.snapshot, *id));
+            return Ok(Some(Arc::new(PublicTable::new(raw))));
+        }
+        if LISTED.contains(&name) {
+            let batch = listing::table(name, &world.snapshot, &world.objectives, world.now)?;
+            return batch
+                .map(|batch| {
+                    let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+                    Ok(Arc::new(table) as Arc<dyn TableProvider>)
+                })
+                .transpose();
+        }
+        if let Some(view) = VIEWS.iter().find(|view| view.name == name) {
+            return world.view(view.sql).await.map(Some);
+        }
+        match world.windowed_sql(name, None) {
+            Some(sql) => world.view(&sql).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
+        Ok(self.table_exist(name).then_some(TableType::View))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.table_names().iter().any(|one| one == name)
+    }
+}
+
+#[derive(Debug)]
+struct Raw {
+    snapshot: Arc<Snapshot>,
+}
+
+#[async_trait]
+impl SchemaProvider for Raw {
+    fn table_names(&self) -> Vec<String> {
+        TABLES.iter().map(|id| id.name().to_owned()).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let id = TABLES.iter().find(|id| id.name() == name);
+        Ok(id.map(|id| Arc::new(RawTable::new(&self.snapshot, *id)) as Arc<dyn TableProvider>))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        TABLES.iter().any(|id| id.name() == name)
+    }
+}
+
+/// A windowed view as a table function: `name()`, `name(from)`, `name(from, until)`.
+#[derive(Debug)]
+struct Windowed {
+    name: &'static str,
+    world: World,
+}
+
+impl TableFunctionImpl for Windowed {
+    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
+        let window = match args.exprs() {
+            [] => None,
+            [from] => Some(Window {
+                from: time_of(from)?,
+                until: None,
+            }),
+            [from, until] => Some(Window {
+                from: time_of(from)?,
+                until: time_of(until)?,
+            }),
+            _ => {
+                return Err(DataFusionError::Plan(format!(
+                    "{0} takes no arguments, or (from, until)",
+                    self.name
+                )));
+            }
+        };
+        let sql = self
+            .world
+            .windowed_sql(self.name, window)
+            .ok_or_else(|| DataFusionError::Plan(format!("{} is no table function", self.name)))?;
+        // Planning here waits for nothing: every provider is in memory.
+        futures::executor::block_on(self.world.view(&sql))
+    }
+}
+
+/// A time argument: text that PostgreSQL would take as timestamptz, a timestamp, or NULL.
+fn time_of(expr: &Expr) -> Result<Option<Time>> {
+    let unreadable = || {
+        DataFusionError::Plan(format!(
+            "expected a time such as '2026-01-31T00:00:00Z' or NULL, found {expr}"
+        ))
+    };
+    let expr = match expr {
+        Expr::Cast(Cast { expr, .. }) => expr.as_ref(),
+        other => other,
+    };
+    let Expr::Literal(value, _) = expr else {
+        return Err(unreadable());
+    };
+    if value.is_null() {
+        return Ok(None);
+    }
+    let ns = value
+        .cast_to(&datafusion::arrow::datatypes::DataType::Timestamp(
+            datafusion::arrow::datatypes::TimeUnit::Nanosecond,
+            Some(Arc::from("UTC")),
+        ))
+        .map_err(|_| unreadable())?;
+    match ns {
+        ScalarValue::TimestampNanosecond(Some(ns), _) => Ok(Some(Time::from_ns(ns))),
+        _ => Err(unreadable()),
+    }
+}

@@ -1,0 +1,349 @@
+//! The query role as a whole: configuration in, two ports open, everything stopped in order.
+
+use std::io::BufReader;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::ConnectInfo;
+use counterfoil_columns::directory::DirectoryError;
+use counterfoil_entry::id::{RetentionClass, Writer};
+use counterfoil_entry::tree::sha256;
+use counterfoil_spool::join::{join, renew_loop};
+use counterfoil_spool::{Delivery, DeliveryConfig, Spool, SpoolConfig, SpoolError};
+use counterfoil_trust::SpiffeId;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder as HttpBuilder;
+use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::books::{Books, BooksError};
+use crate::config::{ConfigError, QueryConfig};
+use crate::engine::Engine;
+use crate::error::SqlError;
+use crate::log::QueryLog;
+use crate::objectives::{self, ObjectiveError};
+use crate::users::{Users, UsersError};
+use crate::{http, pg, template};
+
+/// How long the start waits for a collector to make the data directory.
+const DIRECTORY_WAIT: Duration = Duration::from_secs(30);
+const DIRECTORY_POLL: Duration = Duration::from_millis(100);
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long running statements may go on after a stop.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Connections at a time on each port.
+const CONNECTIONS_MAX: usize = 1024;
+const BUILD: &str = concat!("counterfoil-query ", env!("CARGO_PKG_VERSION"));
+
+/// Why the query role did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The users file was refused.
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    /// The objectives were refused.
+    #[error(transparent)]
+    Objectives(#[from] ObjectiveError),
+    /// Certificate or key cannot be used.
+    #[error("reading TLS certificate {file}: {detail}")]
+    Tls {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A port cannot be bound.
+    #[error("listening on {address}: free it, or choose another with {key}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Configuration key.
+        key: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The books cannot be opened.
+    #[error(transparent)]
+    Books(#[from] BooksError),
+    /// The spool cannot be opened.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The engine cannot be made.
+    #[error("making the query engine: {0}")]
+    Engine(#[from] SqlError),
+    /// The threads for statements cannot be started.
+    #[error("starting the threads for statements")]
+    Threads(#[source] std::io::Error),
+}
+
+impl RunError {
+    /// Whether the configuration, or a file that it names, is at fault: exit code 64.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_) | Self::Users(_) | Self::Objectives(_) | Self::Tls { .. }
+        )
+    }
+}
+
+/// Runs the query role until `shutdown`; then statements get a moment, and the query log its end.
+///
+/// Everything is read and checked before a port is bound. Dropping the future is like a crash.
+///
+/// # Errors
+/// [`RunError`] when it cannot start.
+pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(), RunError> {
+    config.check()?;
+    let users = Arc::new(Users::load(&config.users_file)?);
+    let objectives = match &config.objectives_dir {
+        Some(directory) => objectives::load(directory)?,
+        None => Vec::new(),
+    };
+    let writer = writer(&config)?;
+    let collector_id = spiffe_id("collector_spiffe_id", config.collector_spiffe_id.as_deref())?;
+    let tls = tls(&config)?;
+    let Some(books) = open_books(&config.data_dir, &shutdown).await? else {
+        return Ok(());
+    };
+    let postgres = listen(config.postgres_listen, "postgres_listen").await?;
+    let web = listen(config.http_listen, "http_listen").await?;
+    let spool = Spool::open(SpoolConfig {
+        directory: config.spool_dir.clone(),
+        writer,
+        size_max: config.spool_bytes_max,
+        build: BUILD.to_owned(),
+        config_sha256: sha256(format!("{config:?}").as_bytes()),
+    })?;
+    let class = RetentionClass::parse(&config.query_log_class).map_err(|_| ConfigError::Value {
+        key: "query_log_class",
+        value: config.query_log_class.clone(),
+        accepted: "permanent, or a name that ends in _<n>d, _<n>m or _<n>y",
+    })?;
+    let log = QueryLog::new(spool.lane(0), class);
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // Plans burn CPU between two awaits; on the network's threads they would starve it.
+    let cpu = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("query-cpu")
+        .enable_all()
+        .build()
+        .map_err(RunError::Threads)?;
+    let template = template::template(config.memory_bytes_max, cores)
+        .map_err(|error| SqlError::from(&error))?;
+    let turns = config.statements_max;
+    let engine = Engine::new(
+        books,
+        template,
+        objectives,
+        cpu.handle().clone(),
+        turns,
+        Some(log),
+    )?;
+    let engine = Arc::new(engine);
+    let delivered = CancellationToken::new();
+    let delivery = tokio::spawn(deliver(spool, config, collector_id, delivered.clone()));
+    let server = pg::Server::new(Arc::clone(&engine), Arc::clone(&users), tls.is_some());
+    let server = Arc::new(server);
+    let router = http::router(engine, users);
+    tracing::info!("query serves");
+    tokio::join!(
+        accept(postgres, &shutdown, |stream, _| {
+            let (server, tls) = (Arc::clone(&server), tls.clone());
+            async move { server.serve(stream, tls).await }
+        }),
+        accept(web, &shutdown, |stream, peer| serve_http(
+            stream,
+            peer,
+            router.clone(),
+            tls.clone()
+        )),
+    );
+    delivered.cancel();
+    if let Err(error) = delivery.await {
+        tracing::warn!(%error, "the delivery of the query log ended early");
+    }
+    cpu.shutdown_background();
+    Ok(())
+}
+
+fn writer(config: &QueryConfig) -> Result<Writer, ConfigError> {
+    let text = format!("{}#{}", config.identity.spiffe_id, config.instance);
+    Writer::parse(&text).map_err(|_| ConfigError::Value {
+        key: "identity.spiffe_id",
+        value: text,
+        accepted: "a SPIFFE id, and an instance of letters, digits, dots and dashes",
+    })
+}
+
+fn spiffe_id(key: &'static str, text: Option<&str>) -> Result<Option<SpiffeId>, ConfigError> {
+    text.map(SpiffeId::parse)
+        .transpose()
+        .map_err(|_| ConfigError::Value {
+            key,
+            value: text.unwrap_or_default().to_owned(),
+            accepted: "a SPIFFE id such as spiffe://bank.test/counterfoil/collector",
+        })
+}
+
+/// The books; `None` when the role is stopped before a collector made them.
+async fn open_books(
+    data_dir: &Path,
+    shutdown: &CancellationToken,
+) -> Result<Option<Books>, BooksError> {
+    let deadline = tokio::time::Instant::now() + DIRECTORY_WAIT;
+    loop {
+        match Books::open(data_dir) {
+            Err(BooksError::Directory(DirectoryError::NotOne(_)))
+                if tokio::time::Instant::now() < deadline =>
+            {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(None),
+                    () = tokio::time::sleep(DIRECTORY_POLL) => {}
+                }
+            }
+            opened => return opened.map(Some),
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen {
+            address,
+            key,
+            source,
+        })
+}
+
+fn tls(config: &QueryConfig) -> Result<Option<TlsAcceptor>, RunError> {
+    let (Some(cert), Some(key)) = (&config.tls_cert_file, &config.tls_key_file) else {
+        return Ok(None);
+    };
+    let fail = |file: &Path, detail: String| RunError::Tls {
+        file: file.to_owned(),
+        detail,
+    };
+    let open = |file: &Path| {
+        std::fs::File::open(file)
+            .map(BufReader::new)
+            .map_err(|error| fail(file, error.to_string()))
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_reader_iter(open(cert)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| fail(cert, error.to_string()))?;
+    let private =
+        PrivateKeyDer::from_pem_reader(open(key)?).map_err(|error| fail(key, error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| fail(cert, error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| fail(cert, error.to_string()))?;
+    server.alpn_protocols = vec![b"postgresql".to_vec(), b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(server))))
+}
+
+/// Delivers the query log; the ports do not wait for control or collector.
+async fn deliver(
+    spool: Spool,
+    config: QueryConfig,
+    collector_id: Option<SpiffeId>,
+    stop: CancellationToken,
+) {
+    let joined = tokio::select! {
+        joined = join(&config.identity) => joined,
+        () = stop.cancelled() => return,
+    };
+    let identity = match joined {
+        Ok(identity) => identity,
+        Err(error) => {
+            tracing::error!(%error, "no identity: the query log stays in the spool");
+            return;
+        }
+    };
+    let renewal = tokio::spawn(renew_loop(identity.clone(), config.identity, stop.clone()));
+    let delivery = DeliveryConfig::new(config.collector, collector_id);
+    match Delivery::new(&spool, identity, delivery) {
+        Ok(delivery) => match delivery.run(stop).await {
+            Ok(ending) => tracing::info!(?ending, "the query log is delivered"),
+            Err(error) => tracing::error!(%error, "delivering the query log failed"),
+        },
+        Err(error) => tracing::error!(%error, "the query log stays in the spool"),
+    }
+    renewal.abort();
+}
+
+/// Accepts connections until `shutdown`, then gives those that run a moment.
+async fn accept<S, F>(listener: TcpListener, shutdown: &CancellationToken, serve: S)
+where
+    S: Fn(TcpStream, SocketAddr) -> F,
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_ended) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let serving = serve(stream, peer);
+                connections.spawn(async move {
+                    if let Err(error) = serving.await {
+                        tracing::debug!(%error, %peer, "a connection ended with an error");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(DIRECTORY_POLL).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::info!("open connections are closed");
+    }
+    connections.shutdown().await;
+}
+
+async fn serve_http(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: axum::Router,
+    tls: Option<TlsAcceptor>,
+) -> std::io::Result<()> {
+    let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    let builder = HttpBuilder::new(TokioExecutor::new());
+    let served = match tls {
+        None => {
+            builder
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+        }
+        Some(tls) => {
+            let stream = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await??;
+            builder
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+        }
+    };
+    served.map_err(std::io::Error::other)
+}

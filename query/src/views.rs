@@ -1,0 +1,408 @@
+//! The views of schema `public`: their SQL, and the table functions of the same names.
+//!
+//! Each view is one query over the tables of `public` and `raw`, planned when it is used. Windows
+//! are `[from, until)`.
+
+use counterfoil_entry::Time;
+
+use crate::quantile::sample_needed;
+
+/// A view whose text does not depend on arguments.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// Name in schema `public`.
+    pub name: &'static str,
+    /// Its query.
+    pub sql: &'static str,
+}
+
+/// A window of time; an open end has no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Window {
+    /// First instant, included.
+    pub from: Option<Time>,
+    /// First instant after it.
+    pub until: Option<Time>,
+}
+
+/// Names of the views that are table functions, too.
+pub const WINDOWED: &[&str] = &["completeness", "latency_overhead", "sla"];
+
+/// Days that a windowed view covers when it has no arguments.
+pub const DEFAULT_DAYS: i64 = 30;
+
+/// Confidence of the intervals that are joined to one of 95 % for a difference (Bonferroni).
+const JOINED_CONFIDENCE: f64 = 0.975;
+
+/// After this long without its counterpart an entry is unmatched (seconds, as text of the views).
+pub const GRACE_S: u32 = 60;
+
+/// The views without arguments.
+pub const VIEWS: &[View] = &[
+    View {
+        name: "calls",
+        sql: CALLS,
+    },
+    View {
+        name: "denials",
+        sql: DENIALS,
+    },
+    View {
+        name: "tls_failures",
+        sql: TLS_FAILURES,
+    },
+    View {
+        name: "unmatched",
+        sql: UNMATCHED,
+    },
+];
+
+/// One row a call: last attempt, final phase, both sides where they are there.
+///
+/// `due`: the request reached, or must have reached, the other proxy: a client entry that was not
+/// denied and went out over mutual TLS, and every server entry. `matched` counts due ones only.
+/// `agrees`: source, destination, operation and method are the same and, when both ended
+/// completely, status and sizes. For a denial the side that decided is the authority.
+const CALLS: &str = "
+WITH client AS (
+  SELECT * FROM public.entries
+  WHERE side = 'client' AND phase = 'final' AND kind <> 'tls_failure'
+), server AS (
+  SELECT * FROM public.entries
+  WHERE side = 'server' AND phase = 'final' AND kind <> 'tls_failure'
+), pairs AS (
+  SELECT
+    coalesce(c.trace_id, s.trace_id) AS trace_id,
+    coalesce(c.span_id, s.parent_span_id) AS span_id,
+    coalesce(c.start_time, s.start_time) AS start_time,
+    coalesce(c.end_time, s.end_time) AS end_time,
+    coalesce(c.source, s.source) AS source_id,
+    coalesce(c.destination, s.destination) AS destination_id,
+    coalesce(c.source_app, s.source_app,
+      reverse(split_part(reverse(coalesce(c.source, s.source)), '/', 1))) AS source,
+    coalesce(c.destination_app, s.destination_app,
+      reverse(split_part(reverse(coalesce(c.destination, s.destination)), '/', 1))) AS destination,
+    coalesce(c.kind, s.kind) AS kind,
+    coalesce(c.api, s.api) AS api,
+    coalesce(c.operation, s.operation) AS operation,
+    coalesce(c.method, s.method) AS method,
+    coalesce(c.route, s.route) AS route,
+    coalesce(c.status, s.status) AS status,
+    coalesce(c.grpc_status, s.grpc_status) AS grpc_status,
+    CASE WHEN s.decision = 'deny' THEN 'denied' ELSE coalesce(c.outcome, s.outcome) END AS outcome,
+    CASE WHEN c.decision = 'deny' OR s.decision IS NULL THEN c.decision ELSE s.decision END AS decision,
+    CASE WHEN c.decision = 'deny' OR s.decision IS NULL THEN c.reason ELSE s.reason END AS reason,
+    coalesce(s.grant_id, c.grant_id) AS grant_id,
+    coalesce(c.attempt, s.attempt) AS attempt,
+    coalesce(c.error_type, s.error_type) AS error_type,
+    coalesce(c.request_bytes, s.request_bytes) AS request_bytes,
+    coalesce(c.response_bytes, s.response_bytes) AS response_bytes,
+    c.duration_ns AS client_duration_ns,
+    s.duration_ns AS server_duration_ns,
+    s.upstream_ns AS server_upstream_ns,
+    c.overhead_ns AS client_overhead_ns,
+    s.overhead_ns AS server_overhead_ns,
+    c.upstream_ns - s.duration_ns AS network_ns,
+    c.writer AS client_writer,
+    s.writer AS server_writer,
+    coalesce(c.retried, false) AS retried,
+    CASE WHEN c.span_id IS NULL THEN s.attribution = 'native'
+         ELSE c.attribution = 'native' AND c.decision <> 'deny' AND c.mtls END AS due,
+    c.span_id IS NOT NULL AND s.span_id IS NOT NULL AS paired,
+    c.source IS NOT DISTINCT FROM s.source
+      AND c.destination IS NOT DISTINCT FROM s.destination
+      AND c.operation IS NOT DISTINCT FROM s.operation
+      AND c.method IS NOT DISTINCT FROM s.method
+      AND (coalesce(c.outcome, '') NOT IN ('ok', 'client_error', 'server_error')
+        OR coalesce(s.outcome, '') NOT IN ('ok', 'client_error', 'server_error')
+        OR (c.status IS NOT DISTINCT FROM s.status
+          AND c.grpc_status IS NOT DISTINCT FROM s.grpc_status
+          AND c.request_bytes IS NOT DISTINCT FROM s.request_bytes
+          AND c.response_bytes IS NOT DISTINCT FROM s.response_bytes)) AS same
+  FROM client c
+  FULL OUTER JOIN server s ON c.trace_id = s.trace_id AND c.span_id = s.parent_span_id
+)
+SELECT trace_id, span_id, start_time, end_time, source, destination, kind, api, operation, method,
+  route, status, grpc_status, outcome, decision, reason, grant_id, error_type, attempt,
+  request_bytes, response_bytes, client_duration_ns, server_duration_ns, server_upstream_ns,
+  client_overhead_ns, server_overhead_ns, network_ns, due, due AND paired AS matched,
+  CASE WHEN paired THEN same END AS agrees, source_id, destination_id, client_writer, server_writer
+FROM pairs
+WHERE NOT retried";
+
+/// Due entries without a counterpart of any phase, after the grace time.
+const UNMATCHED: &str = "
+WITH due AS (
+  SELECT *,
+    trace_id || CASE side WHEN 'client' THEN span_id ELSE parent_span_id END AS pair
+  FROM public.entries
+  WHERE phase = 'final' AND kind <> 'tls_failure' AND attribution = 'native'
+    AND (side = 'server' OR (decision <> 'deny' AND mtls))
+), halves AS (
+  SELECT DISTINCT side,
+    trace_id || CASE side WHEN 'client' THEN span_id ELSE parent_span_id END AS pair
+  FROM public.entries
+  WHERE kind <> 'tls_failure' AND trace_id IS NOT NULL
+), other AS (
+  SELECT CASE side WHEN 'client' THEN 'server' ELSE 'client' END AS side, pair FROM halves
+)
+SELECT d.side, d.trace_id, d.span_id, d.parent_span_id, d.start_time, d.end_time,
+  d.source, d.destination, d.api, d.operation, d.method, d.status, d.outcome, d.error_type,
+  d.writer, d.epoch, d.stream, d.seq
+FROM due d
+LEFT ANTI JOIN other o ON d.side = o.side AND d.pair = o.pair
+WHERE coalesce(d.end_time, d.start_time) < now() - INTERVAL '60 seconds'";
+
+/// What was not allowed, as the side that decided wrote it.
+const DENIALS: &str = "
+SELECT start_time, side, kind, trace_id, span_id, source, destination, source_app, destination_app,
+  api, operation, method, route, status, decision, reason, grant_id, peer_address, bundle_version,
+  bundle_sha256, writer, epoch, stream, seq
+FROM public.entries
+WHERE decision = 'deny' AND kind <> 'tls_failure' AND phase = 'final'";
+
+/// Refused handshakes.
+const TLS_FAILURES: &str = "
+SELECT start_time, side, source, destination, peer_address, peer_port, tls_version, reason,
+  error_type, writer, epoch, stream, seq
+FROM public.entries
+WHERE kind = 'tls_failure'";
+
+/// The query of the windowed view `name` over `window`; `None` for another name.
+///
+/// `star` tells whether some objective is for each service.
+#[must_use]
+pub fn windowed(name: &str, window: Option<Window>, star: bool) -> Option<String> {
+    match name {
+        "completeness" => Some(completeness(window.unwrap_or_default())),
+        "latency_overhead" => Some(latency_overhead(&within(window, "start_time"))),
+        "sla" => Some(sla(window, star)),
+        _ => None,
+    }
+}
+
+/// The condition that `column` lies in the window; without one, in the last 30 days.
+fn within(window: Option<Window>, column: &str) -> String {
+    let Some(window) = window else {
+        return format!("{column} >= now() - INTERVAL '{DEFAULT_DAYS} days'");
+    };
+    let from = window.from.map(|at| format!("{column} >= {}", literal(at)));
+    let until = window.until.map(|at| format!("{column} < {}", literal(at)));
+    match (from, until) {
+        (Some(from), Some(until)) => format!("{from} AND {until}"),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => "true".to_owned(),
+    }
+}
+
+/// A time as an SQL literal of microseconds; times between two microseconds round up, so that
+/// `[from, until)` keeps its meaning on columns that are cut to microseconds.
+fn literal(at: Time) -> String {
+    let us = at.as_ns().div_euclid(1_000) + i64::from(at.as_ns().rem_euclid(1_000) > 0);
+    format!("arrow_cast({us}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
+}
+
+/// P99 with the mesh, and without it: the client's duration less what both proxies cost.
+///
+/// Matched calls of which both proxies measured their cost. Intervals of the two P99 and of the
+/// overhead by call have 97.5 % (two order statistics each); the interval of the difference is made
+/// of the first two and has at least 95 %. Below 437 calls no upper bound of a P99 exists at that
+/// confidence, the figures are null and the verdict is `insufficient`.
+fn latency_overhead(window: &str) -> String {
+    let needed = sample_needed(0.99, JOINED_CONFIDENCE);
+    format!(
+        "
+WITH measured AS (
+  SELECT destination, client_duration_ns AS with_ns,
+    client_duration_ns - client_overhead_ns - server_overhead_ns AS without_ns,
+    client_overhead_ns + server_overhead_ns AS own_ns
+  FROM public.calls
+  WHERE matched AND client_overhead_ns IS NOT NULL AND server_overhead_ns IS NOT NULL
+    AND client_duration_ns IS NOT NULL AND {window}
+), grouped AS (
+  SELECT 'mesh' AS scope, CAST(NULL AS VARCHAR) AS destination, count(*) AS n,
+    quantile_interval(with_ns, 0.99, {JOINED_CONFIDENCE}) AS w,
+    quantile_interval(without_ns, 0.99, {JOINED_CONFIDENCE}) AS o,
+    quantile_interval(own_ns, 0.99, {JOINED_CONFIDENCE}) AS p,
+    quantile_nearest(own_ns, 0.5) AS own_p50_ns
+  FROM measured
+  UNION ALL
+  SELECT 'destination', destination, count(*),
+    quantile_interval(with_ns, 0.99, {JOINED_CONFIDENCE}),
+    quantile_interval(without_ns, 0.99, {JOINED_CONFIDENCE}),
+    quantile_interval(own_ns, 0.99, {JOINED_CONFIDENCE}),
+    quantile_nearest(own_ns, 0.5)
+  FROM measured GROUP BY destination
+)
+SELECT scope, destination, n, CAST({needed} AS BIGINT) AS n_needed,
+  CASE WHEN n >= {needed} THEN w['value'] END AS p99_with_mesh_ns,
+  CASE WHEN n >= {needed} THEN w['low'] END AS p99_with_mesh_low_ns,
+  CASE WHEN n >= {needed} THEN w['high'] END AS p99_with_mesh_high_ns,
+  CASE WHEN n >= {needed} THEN o['value'] END AS p99_without_mesh_ns,
+  CASE WHEN n >= {needed} THEN o['low'] END AS p99_without_mesh_low_ns,
+  CASE WHEN n >= {needed} THEN o['high'] END AS p99_without_mesh_high_ns,
+  CASE WHEN n >= {needed} THEN w['value'] - o['value'] END AS overhead_p99_ns,
+  CASE WHEN n >= {needed} THEN w['low'] - o['high'] END AS overhead_p99_low_ns,
+  CASE WHEN n >= {needed} THEN w['high'] - o['low'] END AS overhead_p99_high_ns,
+  own_p50_ns,
+  CASE WHEN n >= {needed} THEN p['value'] END AS own_p99_ns,
+  CASE WHEN n >= {needed} THEN p['low'] END AS own_p99_low_ns,
+  CASE WHEN n >= {needed} THEN p['high'] END AS own_p99_high_ns,
+  CAST(2000000 AS BIGINT) AS target_ns,
+  CASE WHEN n < {needed} THEN 'insufficient'
+       WHEN w['value'] - o['value'] < 2000000 THEN 'met' ELSE 'missed' END AS verdict
+FROM grouped
+ORDER BY scope DESC, destination"
+    )
+}
+
+/// Objectives against the calls that count: not denied, and not given up by the caller.
+///
+/// Good for availability: answered, `ok` or `client_error`. Good for latency: answered within the
+/// threshold, by the caller's clock where its entry is there. Without arguments each objective is
+/// judged over its own rolling window.
+fn sla(window: Option<Window>, star: bool) -> String {
+    let counted = "decision <> 'deny' AND coalesce(outcome, 'unknown') <> 'aborted'";
+    let bounds = match window {
+        None => "c.start_time >= o.from_time".to_owned(),
+        Some(_) => within(window, "c.start_time"),
+    };
+    let each = if star {
+        format!(
+            "
+  UNION ALL
+  SELECT o.objective, c.destination AS service, o.operation, o.threshold_ns, o.target, o.window_days,
+    c.trace_id, c.good, c.duration_ns
+  FROM objectives o JOIN counted c ON o.each = c.one AND {bounds}
+    AND (o.operation IS NULL OR o.operation = c.operation)
+  WHERE o.each = 1"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "
+WITH counted AS (
+  SELECT trace_id, start_time, destination, operation, 1 AS one,
+    coalesce(outcome, 'unknown') IN ('ok', 'client_error') AS good,
+    coalesce(client_duration_ns, server_duration_ns) AS duration_ns
+  FROM public.calls WHERE {counted} AND destination IS NOT NULL
+), objectives AS (
+  SELECT * FROM public.objectives
+), judged AS (
+  SELECT o.objective, o.service, o.operation, o.threshold_ns, o.target, o.window_days,
+    c.trace_id, c.good, c.duration_ns
+  FROM objectives o LEFT JOIN counted c ON o.service = c.destination AND {bounds}
+    AND (o.operation IS NULL OR o.operation = c.operation)
+  WHERE o.each = 0{each}
+), summed AS (
+  SELECT objective, service, operation, threshold_ns, target, window_days, count(trace_id) AS total,
+    sum(CASE WHEN good AND (threshold_ns IS NULL OR duration_ns <= threshold_ns) THEN 1 ELSE 0 END) AS good
+  FROM judged GROUP BY objective, service, operation, threshold_ns, target, window_days
+)
+SELECT objective, service, operation,
+  CASE WHEN threshold_ns IS NULL THEN 'availability' ELSE 'latency' END AS measure,
+  threshold_ns, window_days, good, total,
+  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total END AS sli,
+  target,
+  CASE WHEN total > 0 THEN 1.0 - (CAST(total - good AS DOUBLE) / total) / (1.0 - target) END AS error_budget_left,
+  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total < target END AS breached
+FROM summed
+ORDER BY objective, service, threshold_ns"
+    )
+}
+
+/// What each stream must hold and what it holds.
+///
+/// `due`: sequence numbers from the first to the last one that the window's statements (and the
+/// recovery of a dead epoch) account for; `present`: how many of those are in the books; `missing`:
+/// the rest; `unstated`: entries above them, which no statement covers yet. `dropped`: declared by
+/// the writer before a number was given. The window chooses statements by their time.
+fn completeness(window: Window) -> String {
+    let chosen = within(Some(window), "time");
+    let before = window.from.map_or_else(
+        || "false".to_owned(),
+        |at| format!("time < {}", literal(at)),
+    );
+    let upto = window
+        .until
+        .map_or_else(|| "true".to_owned(), |at| format!("time < {}", literal(at)));
+    let tables = ["entries", "query_log", "gaps", "conflicts", "issuance"];
+    let present: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            format!("SELECT writer, CAST(epoch AS BIGINT) AS epoch, stream, CAST(seq AS BIGINT) AS seq FROM raw.{table}")
+        })
+        .collect();
+    format!(
+        "
+WITH said AS (
+  SELECT writer, CAST(epoch AS BIGINT) AS epoch, CAST(number AS BIGINT) AS number, kind,
+    arrow_cast(time, 'Timestamp(Microsecond, Some(\"UTC\"))') AS time, statement
+  FROM raw.statements WHERE kind <> 'announcement'
+), exploded AS (
+  SELECT writer, epoch, unnest(statement_ranges(statement)) AS r FROM said WHERE {chosen}
+), stated AS (
+  SELECT writer, coalesce(r['epoch'], epoch) AS epoch, r['stream'] AS stream,
+    min(r['first_seq']) AS low, max(r['until_seq']) AS high
+  FROM exploded GROUP BY writer, coalesce(r['epoch'], epoch), r['stream']
+), declared AS (
+  SELECT writer, epoch, d['stream'] AS stream, d['reason'] AS reason,
+    max(CASE WHEN NOT ({before}) THEN d['dropped'] END) AS last,
+    max(CASE WHEN {before} THEN d['dropped'] END) AS first
+  FROM (SELECT writer, epoch, time, unnest(statement_drops(statement)) AS d FROM said WHERE {upto})
+  GROUP BY writer, epoch, d['stream'], d['reason']
+), dropped AS (
+  SELECT writer, epoch, stream, sum(greatest(last - coalesce(first, 0), 0)) AS dropped
+  FROM declared GROUP BY writer, epoch, stream
+), rows AS (
+  {present}
+), held AS (
+  SELECT writer, epoch, stream, max(seq) AS last_seq FROM rows GROUP BY writer, epoch, stream
+), streams AS (
+  SELECT writer, epoch, stream FROM stated
+  UNION SELECT writer, epoch, stream FROM held
+  UNION SELECT writer, epoch, stream FROM dropped
+), counted AS (
+  SELECT k.writer, k.epoch, k.stream,
+    count(CASE WHEN r.seq >= s.low AND r.seq < s.high THEN 1 END) AS present,
+    count(CASE WHEN s.high IS NULL OR r.seq >= s.high THEN r.seq END) AS unstated
+  FROM streams k
+  LEFT JOIN stated s ON k.writer = s.writer AND k.epoch = s.epoch AND k.stream = s.stream
+  LEFT JOIN rows r ON k.writer = r.writer AND k.epoch = r.epoch AND k.stream = r.stream
+  GROUP BY k.writer, k.epoch, k.stream
+), newest AS (
+  SELECT writer, epoch, max(number) AS number, max(time) AS time,
+    max(CASE WHEN kind = 'final' THEN 1 ELSE 0 END) AS final
+  FROM said GROUP BY writer, epoch
+), recovered AS (
+  SELECT DISTINCT writer, statement_old_epoch(statement) AS epoch FROM said WHERE kind = 'recovery'
+), revisions AS (
+  SELECT gap_id, subject_writer AS writer, CAST(subject_epoch AS BIGINT) AS epoch,
+    subject_stream AS stream, closed_at,
+    row_number() OVER (PARTITION BY gap_id ORDER BY revision DESC) AS place
+  FROM raw.gaps
+), open_gaps AS (
+  SELECT k.writer, k.epoch, k.stream, count(g.gap_id) AS gaps
+  FROM streams k JOIN revisions g ON k.writer = g.writer AND k.epoch = g.epoch
+    AND (g.stream IS NULL OR g.stream = k.stream)
+  WHERE g.place = 1 AND g.closed_at IS NULL
+  GROUP BY k.writer, k.epoch, k.stream
+)
+SELECT k.writer, k.epoch, k.stream,
+  coalesce(s.high - s.low, 0) AS due, c.present,
+  coalesce(s.high - s.low, 0) - c.present AS missing,
+  c.unstated, coalesce(d.dropped, 0) AS dropped, coalesce(g.gaps, 0) AS gaps_open,
+  n.number AS last_statement, n.time AS last_statement_time,
+  CASE WHEN n.final = 1 THEN 'final' WHEN e.epoch IS NOT NULL THEN 'recovered' ELSE 'open' END AS epoch_state
+FROM streams k
+JOIN counted c ON k.writer = c.writer AND k.epoch = c.epoch AND k.stream = c.stream
+LEFT JOIN stated s ON k.writer = s.writer AND k.epoch = s.epoch AND k.stream = s.stream
+LEFT JOIN dropped d ON k.writer = d.writer AND k.epoch = d.epoch AND k.stream = d.stream
+LEFT JOIN open_gaps g ON k.writer = g.writer AND k.epoch = g.epoch AND k.stream = g.stream
+LEFT JOIN newest n ON k.writer = n.writer AND k.epoch = n.epoch
+LEFT JOIN recovered e ON k.writer = e.writer AND k.epoch = e.epoch
+ORDER BY k.writer, k.epoch, k.stream",
+        present = present.join(" UNION ALL ")
+    )
+}
