@@ -113,16 +113,15 @@ impl<'a> Records<'a> {
     }
 }
 
+/// Bytes of a batch frame before its entries: frame head, type and arrival time.
+pub const BATCH_HEAD_BYTES: u64 = 17;
+
 /// Appends a batch frame; `records` is `u32 len | R`, repeated.
-///
-/// Returns where `records` begins, counted from the begin of the frame.
-pub fn push_batch(out: &mut Vec<u8>, carried: bool, received_at: Time, records: &[u8]) -> u64 {
-    let begin = out.len();
+pub fn push_batch(out: &mut Vec<u8>, carried: bool, received_at: Time, records: &[u8]) {
     write_frame_with(out, kind(BATCH, carried), |payload| {
         payload.extend_from_slice(&received_at.as_ns().to_be_bytes());
         payload.extend_from_slice(records);
     });
-    wide(out.len() - begin - records.len())
 }
 
 /// Appends an announcement frame.
@@ -364,6 +363,7 @@ mod tests {
             found.iter().map(|(_, r)| r.to_vec()).collect::<Vec<_>>(),
             [vec![7, 7], vec![], vec![9]]
         );
+        assert_eq!(found[0].0, wide(MAGIC.len()) + BATCH_HEAD_BYTES + 4);
         for (offset, record) in found {
             let at = usize::try_from(offset).unwrap();
             assert_eq!(&bytes[at..at + record.len()], record);

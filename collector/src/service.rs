@@ -1,0 +1,376 @@
+//! Starting and stopping: which thread and task runs when, and what ends before what.
+
+use std::error::Error;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use counterfoil_columns::DataDirectory;
+use counterfoil_columns::directory::DirectoryError;
+use counterfoil_entry::clock;
+use counterfoil_entry::id::Writer;
+use counterfoil_entry::tree::sha256;
+use counterfoil_ledger::log::{Genesis, Log};
+use counterfoil_ledger::note::LogKey;
+use counterfoil_spool::join::{IdentityConfig, JoinError};
+use counterfoil_spool::{
+    Delivery, DeliveryConfig, DeliveryError, Ending, Spool, SpoolConfig, SpoolError,
+};
+use counterfoil_trust::{Identity, SpiffeId};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
+use crate::config::{CollectorConfig, ConfigError};
+use crate::intake::Desks;
+use crate::journal::Journal;
+use crate::own::OwnWriter;
+use crate::rebuild::{Rebuilt, rebuild};
+use crate::receiver::Receiver;
+use crate::seal::Sealer;
+
+/// Build named in manifests and the collector's own statements.
+const BUILD: &str = concat!("counterfoil ", env!("CARGO_PKG_VERSION"));
+/// Time that the collector's own final statement gets at shutdown.
+const OWN_FINAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a collector did not start or stopped early.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Another collector writes these books.
+    #[error("another collector holds {0}: one log has one writer, stop the other one first")]
+    Locked(PathBuf),
+    /// A file of the collector's own cannot be used.
+    #[error("{doing} {path}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The port cannot be opened.
+    #[error("listening on {address} (key listen)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// No SVID was to be had.
+    #[error("getting an SVID from control")]
+    Join(#[source] JoinError),
+    /// The collector's own spool cannot be opened.
+    #[error("opening the collector's own spool")]
+    Spool(#[from] SpoolError),
+    /// The collector's own rows cannot be delivered.
+    #[error("starting the delivery of the collector's own rows")]
+    Delivery(#[from] DeliveryError),
+    /// Books and journal cannot be taken over.
+    #[error("recovering from books and journal")]
+    Recover(#[source] Box<dyn Error + Send + Sync>),
+    /// Journal or books refused a write.
+    #[error("keeping the books")]
+    Books(#[source] Box<dyn Error + Send + Sync>),
+    /// A thread could not be started, or died.
+    #[error("the thread {0} is gone")]
+    Thread(&'static str),
+}
+
+/// A collector whose configuration, data directory, lock and port are in order.
+#[derive(Debug)]
+pub struct Prepared {
+    config: CollectorConfig,
+    data: DataDirectory,
+    listener: TcpListener,
+    /// Held by the threads that write, until the last one ends.
+    lock: Arc<File>,
+}
+
+/// A collector that has recovered and is ready to serve.
+#[derive(Debug)]
+pub struct Collector {
+    address: SocketAddr,
+    listener: TcpListener,
+    receiver: Receiver,
+    delivery: Delivery,
+    /// The collector's own; its lock is held until the end.
+    spool: Spool,
+    keeper: Thread,
+    sealer: JoinHandle<()>,
+}
+
+/// A running bookkeeper.
+#[derive(Debug)]
+struct Thread {
+    requests: SyncSender<Request>,
+    outcome: oneshot::Receiver<Result<(), BookkeeperError>>,
+}
+
+impl Prepared {
+    /// Checks the configuration, opens the data directory, locks it and opens the port.
+    ///
+    /// # Errors
+    /// [`CollectorError`]; nothing is left behind but an empty data directory.
+    pub async fn open(config: CollectorConfig) -> Result<Self, CollectorError> {
+        config.check()?;
+        let data = DataDirectory::create(&config.data_dir)?;
+        let lock = Arc::new(lock(&data.journal(&config.origin))?);
+        let address = config.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| CollectorError::Listen { address, source })?;
+        Ok(Self { config, data, listener, lock })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &CollectorConfig {
+        &self.config
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// [`CollectorError::Listen`] when the system does not tell.
+    pub fn address(&self) -> Result<SocketAddr, CollectorError> {
+        let address = self.config.listen;
+        self.listener.local_addr().map_err(|source| CollectorError::Listen { address, source })
+    }
+
+    /// Recovers from books and journal, and starts the bookkeeper and the sealer.
+    ///
+    /// # Errors
+    /// [`CollectorError`]; nothing acknowledged is lost.
+    pub async fn start(self, identity: Identity) -> Result<Collector, CollectorError> {
+        let address = self.address()?;
+        let Self { config, data, listener, lock } = self;
+        let key = log_key(&config)?;
+        let svid = identity.current();
+        let name = format!("{}#{}", svid.spiffe_id().as_str(), config.instance);
+        let writer = Writer::parse(&name).map_err(|_| ConfigError::Value {
+            key: "instance",
+            value: config.instance.clone(),
+            expected: "1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and minus",
+        })?;
+        let desks = Desks {
+            collector: svid.spiffe_id().as_str().to_owned(),
+            control: control_id(&config.identity),
+        };
+        let roots = identity.roots().der().iter().map(|der| der.to_vec()).collect();
+        let (log, rebuilt) = recover(data.clone(), key, roots).await?;
+        let spool = Spool::open(SpoolConfig {
+            directory: data.spool(),
+            writer,
+            size_max: config.spool_bytes_max,
+            build: BUILD.to_owned(),
+            config_sha256: sha256(format!("{config:?}").as_bytes()),
+        })?;
+        let own = OwnWriter::new(spool.lane(0));
+        let collector = Some(svid.spiffe_id().clone());
+        let delivery = DeliveryConfig::new(address.to_string(), collector);
+        let delivery = Delivery::new(&spool, identity.clone(), delivery)?;
+        let (keeper, sealer) = start_threads(&config, &data, log, rebuilt, own, lock)?;
+        let receiver = Receiver {
+            identity,
+            desks,
+            requests: keeper.requests.clone(),
+            is_closing: Arc::new(AtomicBool::new(false)),
+        };
+        Ok(Collector { address, listener, receiver, delivery, spool, keeper, sealer })
+    }
+}
+
+impl Collector {
+    /// The address of the native receiver.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, then stops in this order: other writers, the collector's own final
+    /// statement, connections, the last seal, which covers everything that statements cover.
+    ///
+    /// Dropping the future abandons everything at once, as a crash would.
+    ///
+    /// # Errors
+    /// [`CollectorError::Books`] when journal or books refused a write.
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), CollectorError> {
+        let Self { listener, receiver, delivery, spool, keeper, sealer, .. } = self;
+        let Thread { requests, mut outcome } = keeper;
+        let (stop_own, stop_receiver) = (CancellationToken::new(), CancellationToken::new());
+        let _abandoned = (stop_own.clone().drop_guard(), stop_receiver.clone().drop_guard());
+        let is_closing = Arc::clone(&receiver.is_closing);
+        let mut receiving = tokio::spawn(receiver.serve(listener, stop_receiver.clone()));
+        let mut delivering = tokio::spawn({
+            let stop = stop_own.clone();
+            async move { delivery.run(stop).await }
+        });
+        let early = tokio::select! {
+            () = shutdown.cancelled() => None,
+            outcome = &mut outcome => Some(outcome),
+        };
+        is_closing.store(true, Ordering::Release);
+        stop_own.cancel();
+        if early.is_none() {
+            match timeout(OWN_FINAL_TIMEOUT, &mut delivering).await {
+                Ok(Ok(Ok(Ending::Acknowledged))) => {}
+                Ok(Ok(Ok(Ending::Kept))) => {
+                    tracing::warn!("the collector's own last rows stay in its spool until it starts again");
+                }
+                Ok(Ok(Err(error))) => tracing::error!(%error, "delivering the collector's own rows"),
+                Ok(Err(error)) => tracing::error!(%error, "delivering the collector's own rows"),
+                Err(_) => tracing::error!("the collector's own final statement did not arrive"),
+            }
+        }
+        delivering.abort();
+        stop_receiver.cancel();
+        if let Err(error) = (&mut receiving).await {
+            tracing::error!(%error, "the receiver ended early");
+        }
+        let outcome = match early {
+            Some(outcome) => outcome,
+            None => {
+                let closing = tokio::task::spawn_blocking(move || requests.send(Request::Close).is_ok());
+                drop(closing.await);
+                outcome.await
+            }
+        };
+        let sealed = tokio::task::spawn_blocking(move || sealer.join()).await;
+        drop(spool);
+        outcome
+            .map_err(|_| CollectorError::Thread("bookkeeper"))?
+            .map_err(|error| CollectorError::Books(Box::new(error)))?;
+        match sealed {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(CollectorError::Thread("sealer")),
+        }
+    }
+}
+
+/// Opens the log, which finishes what a crash cut short, and reads what it and the journal say.
+async fn recover(
+    data: DataDirectory,
+    key: LogKey,
+    trust_roots: Vec<Vec<u8>>,
+) -> Result<(Log, Rebuilt), CollectorError> {
+    let genesis = Genesis { trust_roots, build: BUILD.to_owned(), at: clock::wall() };
+    let recovering = tokio::task::spawn_blocking(move || {
+        let staging = data.staging(key.verifier().name());
+        let log = Log::open(&data.books(), &staging, key, &genesis)
+            .map_err(|error| CollectorError::Recover(Box::new(error)))?;
+        let rebuilt =
+            rebuild(&data, &log).map_err(|error| CollectorError::Recover(Box::new(error)))?;
+        Ok((log, rebuilt))
+    });
+    recovering.await.map_err(|_| CollectorError::Thread("recovery"))?
+}
+
+fn start_threads(
+    config: &CollectorConfig,
+    data: &DataDirectory,
+    log: Log,
+    rebuilt: Rebuilt,
+    own: OwnWriter,
+    lock: Arc<File>,
+) -> Result<(Thread, JoinHandle<()>), CollectorError> {
+    let Rebuilt { mut state, mut files, next_file } = rebuilt;
+    let directory = data.journal(&config.origin);
+    let journal = Journal::begin(&directory, next_file, state.unstated_mut(), &mut files)
+        .map_err(|error| CollectorError::Recover(Box::new(error)))?;
+    let (requests, queue) = sync_channel(config.queue_depth);
+    let (jobs, jobs_queue) = sync_channel(1);
+    let (done, outcomes) = sync_channel(1);
+    let pace = Pace {
+        origin: config.origin.clone(),
+        seal_interval_ns: config.seal_interval_s.saturating_mul(1_000_000_000),
+        seal_rows_max: config.seal_rows_max,
+        silence_ns: config.silence_s.saturating_mul(1_000_000_000),
+    };
+    let checkpoint = Arc::from(log.checkpoint());
+    let line = SealerLine { jobs, done: outcomes };
+    let keeper = Bookkeeper::new(pace, (state, journal, files), own, line, checkpoint);
+    let (ended, outcome) = oneshot::channel();
+    let sealer_lock = Arc::clone(&lock);
+    let sealer = spawn("sealer", move || {
+        Sealer { log, build: BUILD.to_owned() }.run(&jobs_queue, &done);
+        drop(sealer_lock);
+    })?;
+    spawn("bookkeeper", move || {
+        let outcome = keeper.run(&queue);
+        drop(lock);
+        drop(ended.send(outcome));
+    })?;
+    Ok((Thread { requests, outcome }, sealer))
+}
+
+fn spawn(
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, CollectorError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    thread.map_err(|_| CollectorError::Thread(name))
+}
+
+/// The SPIFFE id of control; the same default as for joining.
+fn control_id(identity: &IdentityConfig) -> String {
+    let domain = || SpiffeId::parse(&identity.spiffe_id).map(|id| id.trust_domain().to_owned());
+    let default = || format!("spiffe://{}/counterfoil/control", domain().unwrap_or_default());
+    identity.control_spiffe_id.clone().unwrap_or_else(default)
+}
+
+/// Takes the lock of the books for as long as the file is held.
+fn lock(directory: &Path) -> Result<File, CollectorError> {
+    let path = directory.join("lock");
+    let error = |doing, source| CollectorError::File { doing, path: path.clone(), source };
+    fs::create_dir_all(directory).map_err(|source| error("making the folder of", source))?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|source| error("opening", source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CollectorError::Locked(path)),
+        Err(TryLockError::Error(source)) => Err(error("locking", source)),
+    }
+}
+
+/// Reads the log's key, and makes it at the first start.
+fn log_key(config: &CollectorConfig) -> Result<LogKey, CollectorError> {
+    let path = config.log_key_path();
+    let error = |doing, source| CollectorError::File { doing, path: path.clone(), source };
+    match fs::read_to_string(&path) {
+        Ok(pem) => {
+            return LogKey::from_pem(&config.origin, &pem)
+                .map_err(|source| error("reading the log key", io::Error::other(source)));
+        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(error("reading the log key", source));
+        }
+        Err(_) => {}
+    }
+    let key = LogKey::generate(&config.origin)
+        .map_err(|source| error("making the log key", io::Error::other(source)))?;
+    let pem = key.to_pem().map_err(|source| error("making the log key", io::Error::other(source)))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let written = fs::create_dir_all(folder)
+        .and_then(|()| File::options().write(true).create_new(true).mode(0o600).open(&path))
+        .and_then(|mut file| file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| counterfoil_columns::directory::sync_directory(folder));
+    written.map_err(|source| error("writing the log key", source))?;
+    Ok(key)
+}

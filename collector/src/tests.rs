@@ -1,0 +1,6 @@
+//! The collector over real sockets, TLS and files.
+
+mod cases;
+mod crash;
+mod sealing;
+mod world;
