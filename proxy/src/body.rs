@@ -65,7 +65,10 @@ impl Body for RequestBody {
         };
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Pending => {
-                body.call.turn_while_uploading(Waiting::ForCaller);
+                // what may still come after the declared length is an end, for which nobody waits
+                if body.remaining != Some(0) {
+                    body.call.turn_while_uploading(Waiting::Caller);
+                }
                 Poll::Pending
             }
             Poll::Ready(None) => {
@@ -181,10 +184,10 @@ impl Relayed {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.call.turn(Waiting::ForNobody);
+        self.call.turn(Waiting::Nobody);
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Pending => {
-                self.call.turn(Waiting::ForUpstream);
+                self.call.turn(Waiting::Upstream);
                 Poll::Pending
             }
             Poll::Ready(None) => {

@@ -167,7 +167,7 @@ impl Call {
         state.request_bytes += bytes;
         state
             .waits
-            .turn_while_uploading(Waiting::ForUpstream, clock::mono_ns());
+            .turn_while_uploading(Waiting::Upstream, clock::mono_ns());
     }
 
     /// The request's body has gone on completely.
@@ -176,7 +176,7 @@ impl Call {
         state.upload = Upload::Complete;
         state
             .waits
-            .turn_while_uploading(Waiting::ForUpstream, clock::mono_ns());
+            .turn_while_uploading(Waiting::Upstream, clock::mono_ns());
     }
 
     /// The caller broke off in the middle of the request's body.
@@ -203,7 +203,7 @@ impl Call {
     pub(crate) fn downloaded(&self, bytes: u64) {
         let mut state = self.state();
         state.response_bytes += bytes;
-        state.waits.turn(Waiting::ForCaller, clock::mono_ns());
+        state.waits.turn(Waiting::Caller, clock::mono_ns());
     }
 
     /// The response is complete: writes the final entry, before its last `bytes` are released.
@@ -246,6 +246,7 @@ impl Call {
         state.written = true;
         let now_ns = clock::mono_ns();
         let spent = state.waits.spent(now_ns);
+        let (request_bytes, response_bytes) = (state.request_bytes, state.response_bytes);
         let State {
             entry,
             policy,
@@ -261,8 +262,8 @@ impl Call {
         entry.upstream_ns = Some(spent.upstream_ns);
         entry.downstream_ns = Some(spent.downstream_ns);
         entry.overhead_ns = Some(spent.overhead_ns);
-        entry.request_bytes = Some(state.request_bytes);
-        entry.response_bytes = Some(state.response_bytes);
+        entry.request_bytes = Some(request_bytes);
+        entry.response_bytes = Some(response_bytes);
         entry.outcome = Some(ending.outcome);
         entry.error_type = ending.error_type.map(Arc::from);
         let class = operation

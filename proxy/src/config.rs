@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use counterfoil_entry::id::Writer;
 use counterfoil_entry::{Hash, tree};
-use counterfoil_trust::spiffe::SpiffeId;
+use counterfoil_trust::SpiffeId;
 use serde::Deserialize;
 
 /// One proxy's settings, as written in its TOML file. Keys that are not listed here are refused.
@@ -32,14 +32,14 @@ pub struct Config {
     /// Worker threads, each with its own listeners and its own lane of the spool.
     #[serde(default = "defaults::workers")]
     pub workers: u16,
-    /// The collector's native receiver.
+    /// The collector's native receiver, `host:port`.
     #[serde(default = "defaults::collector")]
-    pub collector: SocketAddr,
+    pub collector: String,
     /// Who the collector must be; without it anyone in the trust domain.
     pub collector_spiffe_id: Option<String>,
-    /// The control plane.
+    /// The control plane, `host:port`.
     #[serde(default = "defaults::control")]
-    pub control: SocketAddr,
+    pub control: String,
     /// PEM certificates of the trust domain's roots, for the first contact with control.
     pub roots_file: PathBuf,
     /// One-time token for the first SVID; not needed once `state_dir` holds one.
@@ -193,7 +193,16 @@ impl Config {
                 "a loopback address, because it carries plaintext",
             )?;
         }
+        for (key, place) in [("collector", &self.collector), ("control", &self.control)] {
+            let named = place.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            let port = named.and_then(|(_, port)| port.parse::<u16>().ok());
+            need(key, place, port.is_some_and(|port| port != 0), "host:port")?;
+        }
         self.check_ports()?;
+        self.check_limits()
+    }
+
+    fn check_limits(&self) -> Result<(), Bad> {
         need(
             "workers",
             self.workers,
@@ -299,11 +308,11 @@ mod defaults {
     pub(super) const fn admin_listen() -> SocketAddr {
         loopback(15_020)
     }
-    pub(super) const fn collector() -> SocketAddr {
-        loopback(15_417)
+    pub(super) fn collector() -> String {
+        loopback(15_417).to_string()
     }
-    pub(super) const fn control() -> SocketAddr {
-        loopback(15_443)
+    pub(super) fn control() -> String {
+        loopback(15_443).to_string()
     }
     pub(super) const fn workers() -> u16 {
         1
@@ -381,6 +390,10 @@ mod tests {
             (
                 "collector_spiffe_id = \"x\"",
                 "collector_spiffe_id = x: must be a SPIFFE id",
+            ),
+            (
+                "control = \"localhost\"",
+                "control = localhost: must be host:port",
             ),
             ("colour = 1", "unknown field `colour`"),
             ("workers = \"two\"", "workers = \"two\""),

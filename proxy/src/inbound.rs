@@ -84,7 +84,7 @@ fn authorize(
     if from.not_after <= now {
         return Err(Stop::denied(Refusal::Expired.reason()));
     }
-    let policy = policy.ok_or(Stop::denied(Reason::BundleMissing.as_str()))?;
+    let policy = policy.ok_or_else(|| Stop::denied(Reason::BundleMissing.as_str()))?;
     let began_ns = clock::mono_ns();
     let (method, path) = (request.method().as_str(), request.uri().path());
     let verdict = policy.allow.decide(&from.spiffe_id, method, path, now);
@@ -100,7 +100,7 @@ fn authorize(
     });
     let permit = verdict
         .permit
-        .ok_or(Stop::denied(verdict.reason.as_str()))?;
+        .ok_or_else(|| Stop::denied(verdict.reason.as_str()))?;
     Ok((permit, authority))
 }
 
@@ -145,7 +145,7 @@ async fn forward(
     request: Request<RequestBody>,
     grpc: bool,
 ) -> Result<Forwarded, Failure> {
-    call.turn(Waiting::ForUpstream);
+    call.turn(Waiting::Upstream);
     call.note(|entry| entry.upstream_address = Some(Arc::clone(app.address())));
     if grpc {
         forward_grpc(app, call, request)

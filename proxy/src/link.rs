@@ -103,9 +103,10 @@ struct LastFailure(Option<(u64, Failure)>);
 impl Slot {
     /// The open link, or a new one made by `dial`. Callers that arrive during a dial share its
     /// result, good or bad. Cancel safe: the next caller dials.
-    pub(crate) async fn link<D>(&self, dial: D) -> Result<(Link, Option<Dialled>), Failure>
+    pub(crate) async fn link<D, F>(&self, dial: D) -> Result<(Link, Option<Dialled>), Failure>
     where
-        D: Future<Output = Result<(Link, Dialled), Failure>> + Send,
+        D: FnOnce() -> F + Send,
+        F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
     {
         if let Some(link) = self.usable() {
             return Ok((link, None));
@@ -118,7 +119,8 @@ impl Slot {
         if let Some((_, failure)) = last.0.filter(|(failed_ns, _)| *failed_ns >= asked_ns) {
             return Err(failure);
         }
-        match Box::pin(dial).await {
+        // dialling is rare and its future is large: calls do not carry its size
+        match Box::pin(dial()).await {
             Ok((link, dialled)) => {
                 *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
                 Ok((link, Some(dialled)))

@@ -69,11 +69,11 @@ fn route(
         });
     }
     let authority = gate::pass(request)?;
-    let policy = policy.ok_or(Stop::denied(Reason::BundleMissing.as_str()))?;
+    let policy = policy.ok_or_else(|| Stop::denied(Reason::BundleMissing.as_str()))?;
     let peer = policy
         .peers
         .find(authority.host())
-        .ok_or(Stop::denied(Reason::HostMismatch.as_str()))?;
+        .ok_or_else(|| Stop::denied(Reason::HostMismatch.as_str()))?;
     call.note(|entry| {
         entry.destination_app = Some(Arc::clone(&peer.app));
         entry.destination_team = Some(Arc::clone(&peer.team));
@@ -117,7 +117,7 @@ async fn send(
     peer: &Peer,
     mut request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Failure> {
-    call.turn(Waiting::ForUpstream);
+    call.turn(Waiting::Upstream);
     let mut repeated = false;
     loop {
         let (mut link, dialled) = worker.peers.link(peer).await?;

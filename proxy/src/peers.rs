@@ -50,7 +50,7 @@ impl PeerLinks {
             };
             let Candidate { address, slot, tls } = candidate;
             match slot
-                .link(connect_to_proxy(&address, tls, &self.identity))
+                .link(|| connect_to_proxy(&address, tls, &self.identity))
                 .await
             {
                 Ok(link) => return Ok(link),

@@ -3,18 +3,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use counterfoil_entry::clock;
+use counterfoil_entry::id::Epoch;
+use counterfoil_entry::{Time, clock};
 use counterfoil_spool::Gauges;
-use counterfoil_spool::join::{self, Fetched};
+use counterfoil_spool::join::{BundleQuery, JoinError, fetch_bundle};
 use counterfoil_trust::bundle::{BundleError, BundleKeys, SignedBundle};
 use counterfoil_trust::{Identity, SpiffeId};
-use std::net::SocketAddr;
 use tokio::time::sleep;
 
 use crate::counters::Counters;
 use crate::policy::{Policy, PolicyCell, PolicyError};
+use crate::proxy::BUILD;
 
 /// Time between two polls, give or take a fifth, so that a fleet does not poll in step.
 const POLL: Duration = Duration::from_secs(3);
@@ -26,13 +27,21 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Pull {
     pub(crate) identity: Identity,
-    pub(crate) control: SocketAddr,
+    pub(crate) control: String,
+    pub(crate) epoch: Epoch,
     pub(crate) keys: BundleKeys,
     pub(crate) audience: SpiffeId,
     /// The last good bundle.
     pub(crate) file: PathBuf,
     pub(crate) policy: PolicyCell,
     pub(crate) gauges: Arc<Gauges>,
+}
+
+/// What control served last, so that the same is not fetched twice.
+#[derive(Debug, Default)]
+struct Served {
+    etag: Option<String>,
+    in_force: bool,
 }
 
 /// A bundle that was not put in force; the one before stays.
@@ -49,27 +58,32 @@ pub(crate) enum PullError {
 impl Pull {
     /// Puts the bundle from disk in force, when there is one. Its age counts from when it was kept.
     pub(crate) fn begin_from_disk(&self) {
-        let body = match std::fs::read(&self.file) {
-            Ok(body) => body,
+        let file = self.file.display();
+        match std::fs::read(&self.file) {
+            Ok(body) => match self.apply(&body) {
+                Ok(()) => tracing::info!("the kept bundle is in force"),
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), %file, "the kept bundle is refused");
+                    return;
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
-                tracing::error!(%error, file = %self.file.display(), "reading the kept bundle");
+                tracing::error!(%error, %file, "reading the kept bundle");
                 return;
             }
-        };
-        match self.apply(&body) {
-            Ok(()) => tracing::info!("the kept bundle is in force"),
-            Err(error) => {
-                tracing::error!(error = %Chain(&error), file = %self.file.display(), "the kept bundle is refused");
-            }
+        }
+        if let (Some(policy), Some(kept)) = (self.policy.current(), modified(&self.file)) {
+            policy.confirm(kept);
         }
     }
 
     /// Polls for ever. Cancel safe.
     pub(crate) async fn run(&self, counters: &Counters) {
+        let mut served = Served::default();
         let mut failures = 0;
         loop {
-            match self.poll(counters).await {
+            match self.poll(&mut served, counters).await {
                 Ok(()) => {
                     failures = 0;
                     sleep(POLL.mul_f64(rand::random_range(0.8..1.2))).await;
@@ -89,21 +103,29 @@ impl Pull {
         }
     }
 
-    async fn poll(&self, counters: &Counters) -> Result<(), join::JoinError> {
-        let in_force = self.policy.current();
-        let etag = in_force.as_ref().map(|policy| policy.sha256.to_string());
-        match join::fetch_bundle(&self.identity, self.control, etag.as_deref()).await? {
-            Some(body) => match self.apply(&body).and_then(|()| self.keep(&body)) {
-                Ok(()) => counters.bundle_applied(),
-                Err(error) => {
-                    counters.bundle_refused();
-                    tracing::error!(error = %Chain(&error), "a bundle is refused, the one before stays");
-                }
-            },
-            None => {
-                if let Some(policy) = in_force {
-                    policy.confirm(clock::wall());
-                }
+    async fn poll(&self, served: &mut Served, counters: &Counters) -> Result<(), JoinError> {
+        let query = BundleQuery {
+            etag: served.etag.clone(),
+            epoch: self.epoch.0,
+            applied: self.policy.current().map(|policy| policy.sha256),
+            build: BUILD.to_owned(),
+        };
+        let Some(fetched) = fetch_bundle(&self.identity, &self.control, None, &query).await? else {
+            if let Some(policy) = self.policy.current().filter(|_| served.in_force) {
+                policy.confirm(clock::wall());
+            }
+            return Ok(());
+        };
+        let applied = self.apply(&fetched.body);
+        *served = Served {
+            etag: fetched.etag,
+            in_force: applied.is_ok(),
+        };
+        match applied.and_then(|()| self.keep(&fetched.body)) {
+            Ok(()) => counters.bundle_applied(),
+            Err(error) => {
+                counters.bundle_refused();
+                tracing::error!(error = %Chain(&error), "a bundle is not taken, or not kept");
             }
         }
         Ok(())
@@ -135,6 +157,14 @@ fn write_whole(file: &Path, body: &[u8]) -> io::Result<()> {
     std::fs::write(&beside, body)?;
     std::fs::File::open(&beside)?.sync_all()?;
     std::fs::rename(&beside, file)
+}
+
+fn modified(file: &Path) -> Option<Time> {
+    let modified = std::fs::metadata(file)
+        .and_then(|metadata| metadata.modified())
+        .ok()?;
+    let since = modified.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_nanos()).ok().map(Time::from_ns)
 }
 
 /// An error with its causes, on one line.

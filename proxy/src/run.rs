@@ -7,7 +7,7 @@ use std::time::Duration;
 use counterfoil_entry::id::{IdError, Writer};
 use counterfoil_spool::join::{self, IdentityConfig, JoinError};
 use counterfoil_spool::{
-    Delivery, DeliveryConfig, DeliveryError, Gauges, Spool, SpoolConfig, SpoolError,
+    Delivery, DeliveryConfig, DeliveryError, Ending, Gauges, Spool, SpoolConfig, SpoolError,
 };
 use counterfoil_trust::bundle::BundleKeys;
 use counterfoil_trust::{Identity, SpiffeId, SpiffeIdError};
@@ -78,10 +78,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
         build: BUILD.to_owned(),
         config_sha256: config.sha256,
     })?;
-    let pull = pull(config, &identity, &policy, spool.gauges())?;
+    let pull = pull(config, &identity, &policy, &spool)?;
     pull.begin_from_disk();
     let books_end = CancellationToken::new();
-    let delivery = Delivery::new(spool.clone(), identity.clone(), delivery_config(config)?);
+    let delivery = Delivery::new(&spool, identity.clone(), delivery_config(config)?)?;
     let books = tokio::spawn({
         let books_end = books_end.clone();
         async move { delivery.run(books_end).await }
@@ -108,11 +108,61 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     // every entry is in the spool now: the final statement may say so
     books_end.cancel();
     match books.await {
-        Ok(delivered) => report(&delivered?),
+        Ok(ended) => report(ended?),
         Err(error) => tracing::error!(%error, "the delivery ended early"),
     }
     background.shutdown().await;
     Ok(())
+}
+
+fn identity_config(config: &Config) -> IdentityConfig {
+    IdentityConfig {
+        spiffe_id: config.spiffe_id.clone(),
+        control: config.control.clone(),
+        control_spiffe_id: None,
+        roots_pem_file: config.roots_file.clone(),
+        join_token_file: config.join_token_file.clone(),
+        state_dir: config.state_dir.clone(),
+    }
+}
+
+fn delivery_config(config: &Config) -> Result<DeliveryConfig, SpiffeIdError> {
+    let collector = config
+        .collector_spiffe_id
+        .as_deref()
+        .map(SpiffeId::parse)
+        .transpose()?;
+    Ok(DeliveryConfig::new(config.collector.clone(), collector))
+}
+
+fn pull(
+    config: &Config,
+    identity: &Identity,
+    policy: &PolicyCell,
+    spool: &Spool,
+) -> Result<Pull, SpiffeIdError> {
+    // the configuration was refused if these were no keys; all zero is no key and verifies nothing
+    let key = |text: &str| public_key(text).unwrap_or([0; 32]);
+    Ok(Pull {
+        identity: identity.clone(),
+        control: config.control.clone(),
+        epoch: spool.epoch(),
+        keys: BundleKeys {
+            governance: key(&config.governance_key),
+            control: key(&config.control_key),
+        },
+        audience: SpiffeId::parse(&config.spiffe_id)?,
+        file: config.state_dir.join("bundle"),
+        policy: policy.clone(),
+        gauges: spool.gauges(),
+    })
+}
+
+fn report(ended: Ending) {
+    match ended {
+        Ending::Acknowledged => tracing::info!("the collector has everything"),
+        Ending::Kept => tracing::warn!("the spool keeps what was not acknowledged"),
+    }
 }
 
 async fn tell_figures(figures: Figures, gauges: Arc<Gauges>) {

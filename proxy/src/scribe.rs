@@ -180,11 +180,8 @@ impl Scribe {
             .append(TableId::Entries, class, |header, out| {
                 entry.encode(header, out)
             });
-        self.counters.ended(entry, appended.is_ok());
-        let failed = match appended {
-            Ok(_) => None,
-            Err(error) => Some(error),
-        };
+        let failed = appended.err();
+        self.counters.ended(entry, failed.is_none());
         if self.failing.swap(failed.is_some(), Ordering::Relaxed) == failed.is_some() {
             return;
         }

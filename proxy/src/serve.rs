@@ -200,7 +200,7 @@ async fn serve<T, S, F>(
     service: S,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<Incoming>) -> F + Send,
+    S: Fn(Request<Incoming>) -> F + Send + Sync,
     F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let service = service_fn(|request| {

@@ -206,7 +206,7 @@ mod tests {
             GOOD.replace("00f067aa0ba902b7", &"0".repeat(16)),
             GOOD.replace("-01", "_01"),
             GOOD.replace("-01", "-0g"),
-            GOOD[..54].into(),
+            GOOD.trim_end_matches('1').into(),
         ];
         for case in &cases {
             assert_eq!(TraceParent::read(&headers(&[case])), None, "{case}");
@@ -249,7 +249,7 @@ mod tests {
     fn span_ids_of_a_lane_share_their_prefix_and_never_repeat() {
         let ids = SpanIds::new();
         let (one, two) = (ids.mint().to_string(), ids.mint().to_string());
-        assert_eq!(one[..8], two[..8]);
+        assert_eq!(one.get(..8), two.get(..8));
         assert_ne!(one, two);
     }
 }

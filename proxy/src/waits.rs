@@ -4,11 +4,11 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waiting {
     /// Nobody: the proxy itself is at work.
-    ForNobody,
+    Nobody,
     /// The next hop: connecting, sending, waiting, receiving.
-    ForUpstream,
+    Upstream,
     /// The caller: a slow upload, a slow reader.
-    ForCaller,
+    Caller,
 }
 
 /// Nanoseconds of one call, split by [`Waiting`]. All instants are monotonic.
@@ -36,7 +36,7 @@ impl Waits {
         Self {
             begun_ns: now_ns,
             since_ns: now_ns,
-            waiting: Waiting::ForNobody,
+            waiting: Waiting::Nobody,
             upstream_ns: 0,
             downstream_ns: 0,
             responding: false,
@@ -51,9 +51,9 @@ impl Waits {
     pub(crate) const fn turn(&mut self, next: Waiting, now_ns: u64) {
         let spent = now_ns.saturating_sub(self.since_ns);
         match self.waiting {
-            Waiting::ForNobody => {}
-            Waiting::ForUpstream => self.upstream_ns += spent,
-            Waiting::ForCaller => self.downstream_ns += spent,
+            Waiting::Nobody => {}
+            Waiting::Upstream => self.upstream_ns += spent,
+            Waiting::Caller => self.downstream_ns += spent,
         }
         self.since_ns = now_ns;
         self.waiting = next;
@@ -69,13 +69,13 @@ impl Waits {
 
     /// The response has begun.
     pub(crate) const fn respond(&mut self, now_ns: u64) {
-        self.turn(Waiting::ForNobody, now_ns);
+        self.turn(Waiting::Nobody, now_ns);
         self.responding = true;
     }
 
     /// Ends the clock.
     pub(crate) const fn spent(&mut self, now_ns: u64) -> Spent {
-        self.turn(Waiting::ForNobody, now_ns);
+        self.turn(Waiting::Nobody, now_ns);
         let duration_ns = now_ns.saturating_sub(self.begun_ns);
         Spent {
             duration_ns,
@@ -93,12 +93,12 @@ mod tests {
     #[test]
     fn every_nanosecond_goes_to_exactly_one_side() {
         let mut waits = Waits::begin(1_000);
-        waits.turn(Waiting::ForUpstream, 1_010);
-        waits.turn_while_uploading(Waiting::ForCaller, 1_040);
-        waits.turn_while_uploading(Waiting::ForUpstream, 1_140);
+        waits.turn(Waiting::Upstream, 1_010);
+        waits.turn_while_uploading(Waiting::Caller, 1_040);
+        waits.turn_while_uploading(Waiting::Upstream, 1_140);
         waits.respond(1_640);
-        waits.turn(Waiting::ForCaller, 1_645);
-        waits.turn(Waiting::ForNobody, 1_745);
+        waits.turn(Waiting::Caller, 1_645);
+        waits.turn(Waiting::Nobody, 1_745);
         assert_eq!(
             waits.spent(1_750),
             Spent {
@@ -114,8 +114,8 @@ mod tests {
     fn an_upload_that_goes_on_after_the_response_began_moves_no_time() {
         let mut waits = Waits::begin(0);
         waits.respond(5);
-        waits.turn(Waiting::ForUpstream, 10);
-        waits.turn_while_uploading(Waiting::ForCaller, 20);
+        waits.turn(Waiting::Upstream, 10);
+        waits.turn_while_uploading(Waiting::Caller, 20);
         let spent = waits.spent(110);
         assert_eq!(
             (spent.upstream_ns, spent.downstream_ns, spent.overhead_ns),
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_clock_that_stands_still_gives_no_negative_overhead() {
         let mut waits = Waits::begin(100);
-        waits.turn(Waiting::ForUpstream, 90);
+        waits.turn(Waiting::Upstream, 90);
         assert_eq!(waits.spent(80).overhead_ns, 0);
     }
 }

@@ -1,0 +1,235 @@
+//! The program itself: exit codes, and a life with and without control.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use counterfoil_proxy::Policy;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpListener;
+
+use crate::app;
+use crate::books::{DEADLINE, agreed, wait_for};
+use crate::ca::Ca;
+use crate::client::{ask, get};
+use crate::control::{Control, TOKEN};
+use crate::world::{CART, SHOP, Setup, cart_bundle, shop_bundle};
+
+/// A proxy's configuration on disk, and the ports that it was given.
+struct Disk {
+    directory: tempfile::TempDir,
+    outbound: SocketAddr,
+    admin: SocketAddr,
+}
+
+async fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+impl Disk {
+    async fn new(control: &Control, ca: &Ca) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (outbound, admin) = (free().await, free().await);
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("roots.pem"), ca.roots_pem()).unwrap();
+        std::fs::write(at("token"), TOKEN).unwrap();
+        let text = format!(
+            "spiffe_id = \"{SHOP}\"\ninstance = \"p\"\napp_address = \"127.0.0.1:9\"\n\
+             outbound_listen = \"{outbound}\"\ninbound_listen = \"127.0.0.1:0\"\n\
+             admin_listen = \"{admin}\"\ncontrol = \"{control}\"\ncollector = \"127.0.0.1:9\"\n\
+             roots_file = {roots:?}\njoin_token_file = {token:?}\nstate_dir = {state:?}\n\
+             spool_dir = {spool:?}\ngovernance_key = \"{governance}\"\ncontrol_key = \"{key}\"\n\
+             drain_s = 1\nworkers = 2\n",
+            control = control.address,
+            roots = at("roots.pem"),
+            token = at("token"),
+            state = at("state"),
+            spool = at("spool"),
+            governance = hex::encode(control.governance.public()),
+            key = hex::encode(control.control.public()),
+        );
+        std::fs::write(at("proxy.toml"), text).unwrap();
+        Self {
+            directory,
+            outbound,
+            admin,
+        }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("proxy.toml")
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.directory.path().join("spool")
+    }
+
+    fn start(&self) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_counterfoil-proxy"));
+        command
+            .arg("--config")
+            .arg(self.config())
+            .stderr(Stdio::null());
+        Process(command.spawn().unwrap())
+    }
+
+    /// Waits until the admin port answers `path` with `status`.
+    async fn until(&self, path: &str, status: u16) -> String {
+        let looking = async {
+            loop {
+                if tokio::net::TcpStream::connect(self.admin).await.is_ok() {
+                    let answer = ask(self.admin, &get("admin", path)).await;
+                    if answer.starts_with(&format!("HTTP/1.1 {status} ")) {
+                        return answer;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, looking)
+            .await
+            .unwrap_or_else(|_| panic!("{path}: {status}"))
+    }
+}
+
+/// A running program, killed when dropped.
+struct Process(Child);
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, signal).unwrap();
+    }
+
+    async fn ended(&mut self) -> Option<i32> {
+        let waiting = async {
+            loop {
+                if let Some(status) = self.0.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE * 3, waiting).await.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // it may have ended already
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn run(file: &Path, further: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_counterfoil-proxy"))
+        .arg("--config")
+        .arg(file)
+        .args(further)
+        .output()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_configuration_ends_with_64_and_says_why() {
+    let ca = Arc::new(Ca::new());
+    let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    let disk = Disk::new(&control, &ca).await;
+    assert_eq!(run(&disk.config(), &["--check"]).status.code(), Some(0));
+    let text = std::fs::read_to_string(disk.config()).unwrap();
+    std::fs::write(disk.config(), text.replace("workers = 2", "workers = 0")).unwrap();
+    for further in [&["--check"][..], &[]] {
+        let output = run(&disk.config(), further);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{message}");
+        for part in ["proxy.toml", "workers = 0", "from 1 to 64"] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    }
+    assert_eq!(run(Path::new("/nowhere.toml"), &[]).status.code(), Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_in_use_is_named_and_ends_with_1() {
+    let ca = Arc::new(Ca::new());
+    let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    let disk = Disk::new(&control, &ca).await;
+    let _held = TcpListener::bind(disk.outbound).await.unwrap();
+    let output = run(&disk.config(), &[]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&disk.outbound.to_string()), "{message}");
+    assert!(message.contains("outbound_listen"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_joins_pulls_serves_and_starts_again_without_control() {
+    let ca = Arc::new(Ca::new());
+    let app = app::start(app::echo()).await;
+    let cart = Setup::new(CART, app).start(&ca);
+    cart.policy.put(Policy::compile(cart_bundle()).unwrap());
+    let control = Control::start(&ca, &shop_bundle(CART, cart.inbound)).await;
+    let disk = Disk::new(&control, &ca).await;
+
+    let mut proxy = disk.start();
+    disk.until("/ready", 200).await;
+    let answer = ask(disk.outbound, &get("cart", "/carts/1")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let metrics = disk.until("/metrics", 200).await;
+    let line = "counterfoil_proxy_calls_total{side=\"client\",outcome=\"ok\"} 1\n";
+    assert!(metrics.contains(line), "{metrics}");
+    let polling = async {
+        while control.seen.not_modified.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, polling).await.unwrap();
+    assert_eq!(
+        control.seen.bundles.load(Ordering::Relaxed),
+        1,
+        "the ETag saves the body"
+    );
+
+    // the hard way out, and back without control
+    proxy.signal(Signal::KILL);
+    proxy.ended().await;
+    control.task.abort();
+    let proxy = disk.start();
+    disk.until("/ready", 200).await;
+    let answer = ask(disk.outbound, &get("cart", "/carts/2")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(
+        control.seen.svids.load(Ordering::Relaxed),
+        1,
+        "the SVID was kept"
+    );
+    drop(proxy);
+
+    let client = wait_for(&disk.spool(), 2).await;
+    let server = wait_for(&cart.books(), 2).await;
+    for (client, server) in client.iter().zip(&server) {
+        agreed(client, server);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_it_has_joined_a_proxy_lives_but_is_not_ready_and_ends_when_told() {
+    let ca = Arc::new(Ca::new());
+    let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    control.task.abort();
+    let disk = Disk::new(&control, &ca).await;
+    let mut proxy = disk.start();
+    disk.until("/healthz", 200).await;
+    let answer = disk.until("/ready", 503).await;
+    assert!(answer.contains("joining"), "{answer}");
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.ended().await, Some(0));
+}
