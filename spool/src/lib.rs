@@ -23,6 +23,8 @@ mod state;
 mod stating;
 mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use delivery::{Delivery, DeliveryConfig, DeliveryError, Ending};
 pub use gauges::Gauges;

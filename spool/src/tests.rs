@@ -1,0 +1,10 @@
+//! The crate as its users meet it: real files, and TLS to a small receiver that checks for itself.
+
+mod appending;
+mod delivering;
+mod joining;
+mod receiver;
+mod recovering;
+mod refusing;
+mod stating;
+mod world;
