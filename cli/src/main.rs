@@ -1,3 +1,64 @@
 //! The counterfoil command.
 
-fn main() {}
+mod args;
+mod console;
+mod demo;
+mod exit;
+mod role;
+mod sql;
+mod verify;
+
+use std::{io, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser as _};
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use exit::{OK, Outcome};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let role = matches!(
+        cli.command,
+        Command::Control(_) | Command::Collector(_) | Command::Query(_)
+    );
+    log_to_stderr(if role { "info" } else { "warn" });
+    match run(&cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            console::remark(format_args!("counterfoil: {:#}", failure.error));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: &Command) -> Outcome {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Sql(args) => sql::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Control(args) => role::control(args),
+        Command::Collector(args) => role::collector(args),
+        Command::Query(args) => role::query(args),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "counterfoil",
+                &mut io::stdout(),
+            );
+            Ok(OK)
+        }
+    }
+}
+
+/// `RUST_LOG` goes before the default.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let color = io::IsTerminal::is_terminal(&io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(color)
+        .init();
+}

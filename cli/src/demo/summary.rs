@@ -1,0 +1,284 @@
+//! The end of a demo: what the books say about it, asked in SQL, and questions to go on with.
+
+use std::{path::PathBuf, sync::atomic::Ordering};
+
+use counterfoil_columns::DataDirectory;
+use serde_json::Value;
+
+use super::driver::Tally;
+use crate::{
+    console::line,
+    sql::{answer::Answer, offline::Offline},
+};
+
+/// What the demo knows itself; everything else comes from the books.
+#[derive(Debug)]
+pub(crate) struct Figures<'a> {
+    pub(crate) data: &'a DataDirectory,
+    pub(crate) tally: &'a Tally,
+    /// Traces that did not end in time.
+    pub(crate) unfinished: u64,
+    /// Recorded traces that are too long; nothing when none were recorded.
+    pub(crate) left_out: Option<u64>,
+    /// The newest saved checkpoint.
+    pub(crate) checkpoint: Option<PathBuf>,
+}
+
+const CALLS: &str = "select count(*) as calls, count(case when due then 1 end) as due, \
+    count(case when due and matched then 1 end) as matched, \
+    count(case when matched and agrees then 1 end) as agree from calls";
+const SENT: &str = "select count(*) as sent from entries where side = 'client' and phase = 'final'";
+const SEALED: &str = "select coalesce(sum(\"rows\"), 0) as entries, coalesce(sum(bytes), 0) as bytes \
+    from segments where table_name = 'entries'";
+const UNSEALED: &str = "select count(*) as entries from entries where segment is null";
+const OVERHEAD: &str = "select n, own_p50_ns, own_p99_ns, overhead_p99_ns, verdict \
+    from latency_overhead where scope = 'mesh'";
+const SLA: &str = "select objective, service, measure, sli, target, total, breached from sla \
+    where total > 0 order by service, measure";
+const DENIALS: &str = "select reason, count(*) as n, max(coalesce(source_app, source, 'a stranger')) as source, \
+    max(coalesce(destination_app, destination, 'unknown')) as destination, max(coalesce(operation, route, method, '')) as what \
+    from (select reason, source_app, source, destination_app, destination, operation, route, method from denials \
+    where kind <> 'tls_failure' \
+    union all select reason, null, source, null, destination, null, null, 'handshake refused' from tls_failures) d \
+    group by reason order by reason";
+const GAPS: &str = "select count(distinct gap_id) as gaps from gaps";
+const COMPLETE: &str = "select coalesce(sum(due), 0) as due, coalesce(sum(present), 0) as present, \
+    coalesce(sum(missing), 0) as missing, coalesce(sum(dropped), 0) as dropped from completeness";
+
+/// Prints the summary.
+///
+/// # Errors
+/// When the books cannot be read, or a question fails.
+pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<()> {
+    let books = Offline::open(figures.data.root())?;
+    line("\nsummary (all that the books hold)");
+    traces(figures);
+    let (calls, sent) = (books.ask(CALLS).await?, books.ask(SENT).await?);
+    let (due, matched) = (count(&calls, "due"), count(&calls, "matched"));
+    row(
+        "calls",
+        format_args!(
+            "{} sent; {due} due at both sides, {} % of them matched; {} % of the matched agree",
+            count(&sent, "sent"),
+            percent(matched, due),
+            percent(count(&calls, "agree"), matched),
+        ),
+    );
+    let (sealed, unsealed) = (books.ask(SEALED).await?, books.ask(UNSEALED).await?);
+    let entries = count(&sealed, "entries");
+    row(
+        "entries",
+        format_args!(
+            "{entries} sealed with {} bytes each in Parquet, {} not sealed",
+            ratio(count(&sealed, "bytes"), entries),
+            count(&unsealed, "entries"),
+        ),
+    );
+    overhead(&books.ask(OVERHEAD).await?);
+    sla(&books.ask(SLA).await?);
+    denials(&books.ask(DENIALS).await?);
+    let (gaps, complete) = (
+        count(&books.ask(GAPS).await?, "gaps"),
+        books.ask(COMPLETE).await?,
+    );
+    row(
+        "gaps",
+        if gaps == 0 {
+            "none".to_owned()
+        } else {
+            format!("{gaps}; see the view gaps")
+        },
+    );
+    row(
+        "completeness",
+        format_args!(
+            "{} entries of all writers due, {} present, {} missing, {} declared as dropped",
+            count(&complete, "due"),
+            count(&complete, "present"),
+            count(&complete, "missing"),
+            count(&complete, "dropped"),
+        ),
+    );
+    match &figures.checkpoint {
+        Some(file) => row("checkpoint", format_args!("saved as {}", file.display())),
+        None => row("checkpoint", "none: nothing was sealed"),
+    }
+    questions(figures);
+    Ok(())
+}
+
+fn row(name: &str, text: impl std::fmt::Display) {
+    line(format_args!("  {name:<13} {text}"));
+}
+
+fn traces(figures: &Figures<'_>) {
+    let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
+    let left_out = match figures.left_out {
+        Some(number) => format!(", {number} left out because they are longer than 5 s"),
+        None => String::new(),
+    };
+    row(
+        "traces",
+        format_args!(
+            "{} started, {} ended, {} unfinished after 10 s, {} with a failed call{left_out}",
+            load(&figures.tally.started),
+            load(&figures.tally.ended),
+            figures.unfinished,
+            load(&figures.tally.failed),
+        ),
+    );
+}
+
+fn overhead(answer: &Answer) {
+    let calls = count(answer, "n");
+    let ms = |column: &str| {
+        answer
+            .first(column)
+            .and_then(Value::as_i64)
+            .map_or_else(|| "unknown".to_owned(), milliseconds)
+    };
+    row(
+        "overhead",
+        format_args!(
+            "both proxies of a call P50 {}, P99 {}; P99 with mesh less P99 without {} ({calls} calls, target < 2 ms: {})",
+            ms("own_p50_ns"),
+            ms("own_p99_ns"),
+            ms("overhead_p99_ns"),
+            text(answer.first("verdict")),
+        ),
+    );
+}
+
+/// One line for each service, with all its objectives.
+fn sla(answer: &Answer) {
+    let mut service = String::new();
+    let mut parts: Vec<String> = Vec::new();
+    let flush = |service: &str, parts: &mut Vec<String>| {
+        if !parts.is_empty() {
+            row("SLA", format_args!("{service:<24} {}", parts.join(", ")));
+            parts.clear();
+        }
+    };
+    for one in &answer.rows {
+        let of = |column: &str| answer.value(one, column);
+        let name = text(of("service"));
+        if name != service {
+            flush(&service, &mut parts);
+            service = name;
+        }
+        let share = |column: &str| {
+            of(column)
+                .and_then(Value::as_f64)
+                .map_or(0.0, |share| share * 100.0)
+        };
+        let verdict = match of("breached").and_then(Value::as_bool) {
+            Some(true) => "BREACHED",
+            Some(false) => "met",
+            None => "unknown",
+        };
+        parts.push(format!(
+            "{} {:.2} % of {:.1} % {verdict}",
+            text(of("measure")),
+            share("sli"),
+            share("target")
+        ));
+    }
+    flush(&service, &mut parts);
+}
+
+fn denials(answer: &Answer) {
+    if answer.rows.is_empty() {
+        row("denials", "none");
+    }
+    for one in &answer.rows {
+        let of = |column: &str| text(answer.value(one, column));
+        row(
+            "denials",
+            format_args!(
+                "{} times {}: for example {} to {}, {}",
+                of("n"),
+                of("reason"),
+                of("source"),
+                of("destination"),
+                of("what"),
+            ),
+        );
+    }
+}
+
+fn questions(figures: &Figures<'_>) {
+    let directory = figures.data.root().display();
+    line("\nquestions to try, with nothing running");
+    for sql in [
+        "select source, destination, operation, count(*) as calls from calls group by 1, 2, 3 order by 4 desc",
+        "select start_time, source_app, destination_app, operation, reason, grant_id from denials order by start_time",
+        "select destination, n, own_p50_ns, own_p99_ns, verdict from latency_overhead",
+        "select * from completeness",
+    ] {
+        line(format_args!(
+            "  counterfoil sql --data-dir {directory} \"{sql}\""
+        ));
+    }
+    line(format_args!(
+        "  counterfoil verify {directory} --policy {directory}/policy.toml --complete"
+    ));
+    if let Some(checkpoint) = &figures.checkpoint {
+        line(format_args!(
+            "  counterfoil verify {directory} --against {}",
+            checkpoint.display()
+        ));
+    }
+}
+
+fn count(answer: &Answer, column: &str) -> i64 {
+    answer.first(column).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn text(value: Option<&Value>) -> String {
+    match value {
+        None => "unknown".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// Cut, not rounded: what is not all must not read as 100.
+fn percent(part: i64, whole: i64) -> String {
+    if whole <= 0 {
+        return "unknown".to_owned();
+    }
+    let hundredths = part.saturating_mul(10_000) / whole;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+fn ratio(part: i64, whole: i64) -> String {
+    if whole <= 0 {
+        return "unknown".to_owned();
+    }
+    let tenths = part.saturating_mul(10) / whole;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+fn milliseconds(ns: i64) -> String {
+    let sign = if ns < 0 { "-" } else { "" };
+    let hundredths = ns.unsigned_abs() / 10_000;
+    format!("{sign}{}.{:02} ms", hundredths / 100, hundredths % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearly_all_is_not_printed_as_all() {
+        assert_eq!(percent(99_999, 100_000), "99.99");
+        assert_eq!(percent(100_000, 100_000), "100.00");
+        assert_eq!(percent(0, 0), "unknown");
+    }
+
+    #[test]
+    fn nanoseconds_become_milliseconds() {
+        assert_eq!(milliseconds(1_234_567), "1.23 ms");
+        assert_eq!(milliseconds(-50_000), "-0.05 ms");
+    }
+}

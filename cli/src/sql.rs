@@ -1,0 +1,58 @@
+//! `counterfoil sql`: asks a running server, or a data directory with nothing running.
+
+pub(crate) mod answer;
+pub(crate) mod offline;
+mod print;
+mod remote;
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+
+use crate::{
+    args::SqlArgs,
+    console::remark,
+    exit::{FAILURE, Failure, OK, Outcome},
+};
+use answer::SqlError;
+
+/// Asks and prints the answer, or the error with its SQLSTATE and place.
+pub(crate) fn run(args: &SqlArgs) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let asked = runtime.block_on(async {
+        if let Some(directory) = &args.data_dir {
+            remark("reading the data directory itself: no query_log is written");
+            let books = offline::Offline::open(directory)?;
+            return books.ask(&args.sql).await.map_err(Failure::from);
+        }
+        let password = std::env::var("PGPASSWORD").ok();
+        let server = remote::Server::parse(&args.url, args.user.as_deref(), password.as_deref())
+            .map_err(Failure::usage)?;
+        server.ask(&args.sql).await.map_err(|error| match error {
+            remote::RemoteError::Sql(error) => Failure::from(error),
+            other => Failure::from(other),
+        })
+    });
+    match asked {
+        Ok(answer) => {
+            let mut out = io::BufWriter::new(io::stdout().lock());
+            let printed = print::answer(&answer, args.output, &mut out).and_then(|()| out.flush());
+            match printed {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error)
+                    .context("writing the answer")
+                    .map_err(Failure::from),
+                _ => Ok(OK),
+            }
+        }
+        Err(Failure { error, code }) => match error.downcast::<SqlError>() {
+            Ok(error) => {
+                remark(error.with_caret(&args.sql));
+                Ok(FAILURE)
+            }
+            Err(error) => Err(Failure { code, error }),
+        },
+    }
+}
