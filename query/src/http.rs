@@ -45,7 +45,6 @@ struct Request {
 }
 
 /// Routes `POST /v1/sql` and `GET /v1/health`.
-#[must_use]
 pub fn router(engine: Arc<Engine>, users: Arc<Users>) -> Router {
     Router::new()
         .route("/v1/sql", post(sql))

@@ -28,3 +28,6 @@ pub mod views;
 pub use books::Books;
 pub use config::QueryConfig;
 pub use server::{RunError, run};
+
+#[cfg(test)]
+mod tests;

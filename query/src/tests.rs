@@ -1,0 +1,5 @@
+//! The whole crate against books that these tests write themselves, through the writers' own crates.
+
+mod shop;
+mod sql;
+mod wire;

@@ -1,0 +1,1 @@
+//! The wire, with real clients.
