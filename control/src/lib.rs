@@ -3,6 +3,8 @@
 mod authority;
 mod catalogue;
 mod config;
+#[cfg(test)]
+mod fixture;
 mod issuance;
 mod published;
 mod server;

@@ -303,18 +303,26 @@ fn check_class(class: &str, place: &[&str]) -> Result<(), Fault> {
         .map_err(|_| Fault::new(place, format!("{class} is no retention class")))
 }
 
-/// The line of a place in block YAML or in JSON with a key a line: each key is looked for after
-/// the one before it. The last one that is found counts.
+/// The line of a place in block YAML or in JSON with a key a line: each key is looked for among the
+/// lines that are indented below the one before it. The last one that is found counts.
 fn line_of(text: &str, place: &[String]) -> Option<u64> {
-    let mut lines = (1_u64..).zip(text.lines());
-    let mut found = None;
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = (1_u64..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty());
+    let mut found: Option<(u64, usize)> = None;
     for key in place {
-        let Some((number, _)) = lines.find(|(_, line)| is_key(line, key)) else {
-            break;
-        };
-        found = Some(number);
+        let below = |line: &str| found.is_none_or(|(_, above)| indent(line) > above);
+        match lines
+            .by_ref()
+            .take_while(|(_, line)| below(line))
+            .find(|(_, line)| is_key(line, key))
+        {
+            Some((number, line)) => found = Some((number, indent(line))),
+            None => break,
+        }
     }
-    found
+    found.map(|(number, _)| number)
 }
 
 fn is_key(line: &str, key: &str) -> bool {

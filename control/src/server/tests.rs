@@ -1,1 +1,397 @@
+use bytes::Bytes;
+use counterfoil_trust::bundle::{BundleKeys, SignedBundle};
+use counterfoil_trust::{Expect, client_config, client_config_without_svid, server_name};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use rcgen::CertificateParams;
+use serde_json::{Value, json};
+use tokio_rustls::TlsConnector;
 
+use super::*;
+use crate::fixture::{Folder, GRANTS, LEDGER, PORTAL, TOKEN};
+
+/// Control on a free port, with its folders, until the test ends.
+struct Running {
+    _data: tempfile::TempDir,
+    spool: std::path::PathBuf,
+    folder: Folder,
+    init: crate::Init,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    served: tokio::task::JoinHandle<Result<(), ControlError>>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    etag: Option<String>,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).unwrap()
+}
+
+fn config(data: &std::path::Path, folder: &Folder) -> ControlConfig {
+    ControlConfig {
+        trust_domain: "bank.test".to_owned(),
+        data_dir: data.to_owned(),
+        catalogue_dir: folder.path().to_owned(),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        instance: "control-1".to_owned(),
+        // Nobody listens there: control must not wait for its collector.
+        collector: "127.0.0.1:1".to_owned(),
+        collector_spiffe_id: None,
+        spool_dir: data.join("spool"),
+        spool_bytes_max: 16 << 20,
+        svid_ttl_s: 3_600,
+        default_class: "ops_90d".to_owned(),
+    }
+}
+
+impl Running {
+    async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
+        let init = crate::init(data.path(), "bank.test").unwrap();
+        let control = Control::bind(config(data.path(), &folder)).await.unwrap();
+        let (address, shutdown) = (control.address(), CancellationToken::new());
+        let served = tokio::spawn(control.serve(shutdown.clone()));
+        let spool = data.path().join("spool");
+        Self {
+            _data: data,
+            spool,
+            folder,
+            init,
+            address,
+            shutdown,
+            served,
+        }
+    }
+
+    fn roots(&self) -> counterfoil_trust::TrustRoots {
+        counterfoil_trust::TrustRoots::from_pem(&self.init.roots_pem).unwrap()
+    }
+
+    async fn send(&self, as_whom: Option<&Identity>, request: Request<Full<Bytes>>) -> Answer {
+        let control = id("spiffe://bank.test/counterfoil/control");
+        let tls = match as_whom {
+            Some(identity) => client_config(identity, Expect::Id(control), &[b"http/1.1"]),
+            None => client_config_without_svid(&self.roots(), control, &[b"http/1.1"]),
+        };
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let stream = TlsConnector::from(tls)
+            .connect(server_name(), stream)
+            .await
+            .unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status();
+        let etag = answer
+            .headers()
+            .get("etag")
+            .map(|v| v.to_str().unwrap().to_owned());
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        connection.abort();
+        Answer { status, etag, body }
+    }
+
+    async fn ask_svid(
+        &self,
+        as_whom: Option<&Identity>,
+        token: Option<&str>,
+        spiffe_id: &str,
+    ) -> (Answer, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap()
+            .pem()
+            .unwrap();
+        let body = json!({ "csr": csr, "spiffe_id": spiffe_id }).to_string();
+        let mut request = Request::builder().method(Method::POST).uri("/v1/svid");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::from(body)).unwrap();
+        (self.send(as_whom, request).await, key)
+    }
+
+    async fn join(&self, spiffe_id: &str) -> Identity {
+        let (answer, key) = self.ask_svid(None, Some(TOKEN), spiffe_id).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let answer = answer.json();
+        assert_eq!(answer["roots"], self.init.roots_pem);
+        let chain = answer["chain"].as_str().unwrap();
+        let svid = Svid::from_pem(chain, &key.serialize_pem()).unwrap();
+        assert_eq!(answer["not_after"], svid.not_after().to_string());
+        Identity::new(svid, self.roots())
+    }
+
+    async fn fetch(&self, as_whom: Option<&Identity>, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::builder().uri("/v1/proxy/bundle");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(as_whom, request.body(Full::default()).unwrap())
+            .await
+    }
+
+    /// Every row in the spool so far, as text, to be searched.
+    fn rows(&self) -> Vec<counterfoil_entry::rows::IssuanceRow> {
+        let mut rows = Vec::new();
+        let mut folders = vec![self.spool.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if name.starts_with("issuance.") {
+                    let bytes = std::fs::read(&path).unwrap();
+                    let reader = counterfoil_entry::frame::FrameReader::new(&bytes[8..]);
+                    rows.extend(reader.map(|frame| {
+                        counterfoil_entry::rows::IssuanceRow::decode(frame.payload)
+                            .unwrap()
+                            .1
+                    }));
+                }
+            }
+        }
+        rows
+    }
+
+    /// Ends it as a crash would: nothing waits for the collector that is not there.
+    fn kill(self) {
+        self.served.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_workload_joins_by_token_and_renews_by_its_svid() {
+    let control = Running::start().await;
+    let portal = control.join(PORTAL).await;
+    assert_eq!(portal.current().spiffe_id(), &id(PORTAL));
+    let (renewed, _) = control.ask_svid(Some(&portal), None, PORTAL).await;
+    assert_eq!(renewed.status, StatusCode::OK);
+
+    let rows = control.rows();
+    let methods: Vec<_> = rows.iter().map(|r| r.method.as_deref().unwrap()).collect();
+    assert_eq!(methods, ["self", "join_token", "renewal"]);
+    let joined = &rows[1];
+    assert_eq!(
+        (joined.kind.as_str(), joined.spiffe_id.as_str()),
+        ("svid", PORTAL)
+    );
+    assert_eq!(joined.serial.as_deref(), Some(portal.current().serial()));
+    assert_eq!(joined.cert_sha256, Some(portal.current().cert_sha256()));
+    assert_eq!(joined.not_after, Some(portal.current().not_after()));
+    assert_eq!(joined.peer_address.as_deref(), Some("127.0.0.1"));
+    control.kill();
+}
+
+#[tokio::test]
+async fn nobody_gets_an_svid_of_another() {
+    let control = Running::start().await;
+    let portal = control.join(PORTAL).await;
+    let stranger = "spiffe://bank.test/workload/stranger";
+    for (as_whom, token, spiffe_id) in [
+        (None, None, PORTAL),
+        (None, Some("wrong"), PORTAL),
+        (None, Some(""), PORTAL),
+        (None, Some(TOKEN), stranger),
+        (Some(&portal), None, LEDGER),
+        (
+            Some(&portal),
+            None,
+            "spiffe://bank.test/counterfoil/control",
+        ),
+    ] {
+        let (answer, _) = control.ask_svid(as_whom, token, spiffe_id).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::FORBIDDEN,
+            "{spiffe_id} {token:?}"
+        );
+        assert_eq!(answer.json()["reason"], "join_refused");
+    }
+    assert_eq!(control.rows().len(), 2, "control's own and the portal's");
+    for body in ["", "{}", r#"{"csr": "x", "spiffe_id": "y"}"#] {
+        let request = Request::post("/v1/svid").body(Full::from(body)).unwrap();
+        let answer = control.send(None, request).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(answer.json()["reason"], "req_malformed");
+    }
+    control.kill();
+}
+
+#[tokio::test]
+async fn a_bundle_is_served_to_its_workload_only_and_once() {
+    let control = Running::start().await;
+    let nobody = control.fetch(None, &[]).await;
+    assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(nobody.json()["reason"], "tls_no_client_cert");
+
+    let ledger = control.join(LEDGER).await;
+    let served = control.fetch(Some(&ledger), &[]).await;
+    assert_eq!(served.status, StatusCode::OK);
+    let keys = BundleKeys {
+        governance: control.init.governance_public,
+        control: control.init.control_public,
+    };
+    let bundle = SignedBundle::open(&served.body, &keys, &id(LEDGER)).unwrap();
+    assert_eq!(bundle.rights.grants.len(), 2);
+
+    let etag = served.etag.unwrap();
+    for held in [
+        etag.clone(),
+        format!("\"x\", {etag}"),
+        format!("W/{etag}"),
+        "*".to_owned(),
+    ] {
+        let answer = control
+            .fetch(Some(&ledger), &[("if-none-match", &held)])
+            .await;
+        assert_eq!(answer.status, StatusCode::NOT_MODIFIED, "{held}");
+        assert!(answer.body.is_empty());
+    }
+    let other = control
+        .fetch(Some(&ledger), &[("if-none-match", "\"x\"")])
+        .await;
+    assert_eq!(other.status, StatusCode::OK);
+    control.kill();
+}
+
+#[tokio::test]
+async fn each_epoch_that_is_seen_is_written_once() {
+    let control = Running::start().await;
+    let ledger = control.join(LEDGER).await;
+    for epoch in ["7", "7", "8"] {
+        let answer = control.fetch(Some(&ledger), &[("mesh-epoch", epoch)]).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    let answer = control.fetch(Some(&ledger), &[("mesh-epoch", "now")]).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let rows = control.rows();
+    let epochs: Vec<_> = rows.iter().filter(|r| r.kind == "epoch").collect();
+    let seen: Vec<_> = epochs.iter().map(|r| r.subject_epoch.unwrap()).collect();
+    assert_eq!(seen, [7, 8]);
+    assert!(epochs.iter().all(|r| r.spiffe_id == LEDGER));
+    control.kill();
+}
+
+/// Asks until `wanted` holds, for at most ten seconds.
+async fn until(control: &Running, who: &Identity, wanted: impl Fn(&Answer) -> bool) -> Answer {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let answer = control.fetch(Some(who), &[]).await;
+        if wanted(&answer) {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{answer:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_changed_catalogue_is_published_and_a_bad_one_is_not() {
+    let control = Running::start().await;
+    let ledger = control.join(LEDGER).await;
+    let first = control.fetch(Some(&ledger), &[]).await.etag;
+    let approved_by_himself = GRANTS
+        .replace("bob", "ann")
+        .replace("\"listAccounts\", ", "");
+    control.folder.write("grants.toml", &approved_by_himself);
+    control.folder.write(
+        "apis/fine.yaml",
+        "openapi: 3.0.0\ninfo: {title: fine, version: '1'}\npaths: {}\n",
+    );
+    // The good change that comes after shows that the bad one was looked at or overtaken.
+    control
+        .folder
+        .write("grants.toml", &GRANTS.replace("\"listAccounts\", ", ""));
+    let changed = until(&control, &ledger, |answer| answer.etag != first).await;
+    control.folder.write(
+        "grants.toml",
+        &approved_by_himself.replace("\"ann\"", "\"Ann\""),
+    );
+    control.folder.write("workloads.toml", "no toml");
+    let watch_has_run = tokio::time::Instant::now() + POLL * 2;
+    while tokio::time::Instant::now() < watch_has_run {
+        let answer = control.fetch(Some(&ledger), &[]).await;
+        assert_eq!(answer.etag, changed.etag);
+    }
+    control.kill();
+}
+
+#[tokio::test]
+async fn nothing_is_bound_with_a_bad_configuration_or_catalogue() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = held.local_addr().unwrap();
+    // The port is taken: whoever tried to bind it would fail with another error.
+    let bad = ControlConfig {
+        svid_ttl_s: 1,
+        listen,
+        ..config(data.path(), &folder)
+    };
+    let error = run(bad, CancellationToken::new()).await.unwrap_err();
+    assert!(
+        error.is_config() && error.to_string().starts_with("svid_ttl_s = 1"),
+        "{error}"
+    );
+    folder.write("grants.toml", "[[grant]]\n");
+    let bad = ControlConfig {
+        listen,
+        ..config(data.path(), &folder)
+    };
+    let error = run(bad, CancellationToken::new()).await.unwrap_err();
+    assert!(
+        error.is_config() && error.to_string().contains("grants.toml:1"),
+        "{error}"
+    );
+    folder.write("grants.toml", GRANTS);
+    let good = ControlConfig {
+        listen,
+        ..config(data.path(), &folder)
+    };
+    let error = run(good, CancellationToken::new()).await.unwrap_err();
+    assert!(
+        matches!(error, ControlError::Listen { .. }) && !error.is_config(),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn health_needs_no_certificate_and_unknown_paths_are_named_so() {
+    let control = Running::start().await;
+    let get = |path: &str| Request::get(path).body(Full::default()).unwrap();
+    let answer = control.send(None, get("/v1/health")).await;
+    assert_eq!(
+        (answer.status, answer.json()),
+        (StatusCode::OK, json!({ "status": "ok" }))
+    );
+    let answer = control.send(None, get("/v1/nothing")).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(answer.json()["reason"], "route_unknown");
+    control.kill();
+}
+
+#[tokio::test]
+async fn it_stops_though_its_collector_was_never_there() {
+    let control = Running::start().await;
+    control.join(LEDGER).await;
+    control.shutdown.cancel();
+    control.served.await.unwrap().unwrap();
+    assert!(TcpStream::connect(control.address).await.is_err());
+}
