@@ -50,6 +50,9 @@ pub enum RunError {
     /// The books could not be delivered. The spool still holds what was not acknowledged.
     #[error("delivering the books")]
     Delivery(#[from] DeliveryError),
+    /// The task that delivers the books died.
+    #[error("running the delivery of the books")]
+    Books(#[source] tokio::task::JoinError),
 }
 
 /// Runs the proxy until `stop`: the whole process but for signals and logs. The calling thread
@@ -82,7 +85,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     pull.begin_from_disk();
     let books_end = CancellationToken::new();
     let delivery = Delivery::new(&spool, identity.clone(), delivery_config(config)?)?;
-    let books = tokio::spawn({
+    let mut books = tokio::spawn({
         let books_end = books_end.clone();
         async move { delivery.run(books_end).await }
     });
@@ -95,7 +98,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     background.spawn(async move { pull.run(&figures.counters).await });
     background.spawn(join::renew_loop(identity, joining, stop.clone()));
 
-    stop.cancelled().await;
+    // a delivery that has died is a reason to stop: the next start recovers the spool
+    let early = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = &mut books => Some(ended),
+    };
     tracing::info!("draining");
     admin.enter(Stage::Draining);
     proxy.stop();
@@ -107,11 +114,12 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     }
     // every entry is in the spool now: the final statement may say so
     books_end.cancel();
-    match books.await {
-        Ok(ended) => report(ended?),
-        Err(error) => tracing::error!(%error, "the delivery ended early"),
-    }
+    let ended = match early {
+        Some(ended) => ended,
+        None => books.await,
+    };
     background.shutdown().await;
+    report(ended.map_err(RunError::Books)??);
     Ok(())
 }
 

@@ -100,6 +100,33 @@ impl<T> Noting<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> Noting<T> {
+    /// Looks for the alert behind a failed write: whoever refuses hangs up at once, and writing
+    /// may fail before the alert has been read.
+    fn written<V>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<V>>,
+    ) -> Poll<io::Result<V>> {
+        if matches!(polled, Poll::Ready(Err(_))) && self.refusal.get().is_none() {
+            let mut space = [0; 512];
+            for _ in 0..UNREAD_LOOKS {
+                let mut unread = ReadBuf::new(&mut space);
+                let read = Pin::new(&mut self.stream).poll_read(cx, &mut unread);
+                let more = matches!(read, Poll::Ready(Ok(()))) && !unread.filled().is_empty();
+                let _noted = self.noted(read);
+                if !more {
+                    break;
+                }
+            }
+        }
+        self.noted(polled)
+    }
+}
+
+/// Blocks of 512 bytes that are passed over in search of an alert.
+const UNREAD_LOOKS: usize = 8;
+
 impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -111,14 +138,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noting<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.noted(polled)
+        self.written(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -127,7 +154,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.noted(polled)
+        self.written(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -135,7 +162,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

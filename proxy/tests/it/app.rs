@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -82,6 +82,33 @@ pub(crate) async fn start(
         }
     });
     address
+}
+
+pub(crate) type Script = mpsc::Sender<Result<Frame<Bytes>, io::Error>>;
+
+/// An application whose one answer the test writes frame by frame.
+pub(crate) async fn scripted_app(length: Option<u64>) -> (SocketAddr, Script) {
+    let (sender, body) = scripted();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let address = start(move |_| {
+        let body = body.lock().unwrap().take().unwrap();
+        Box::pin(async move {
+            let mut response = Response::builder();
+            if let Some(length) = length {
+                response = response.header("content-length", length);
+            }
+            response.body(body).unwrap()
+        })
+    })
+    .await;
+    (address, sender)
+}
+
+pub(crate) async fn say(script: &Script, text: &'static str) {
+    script
+        .send(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
+        .await
+        .unwrap();
 }
 
 /// Reads the request to its end and answers with `status` and what `seen` makes of it.

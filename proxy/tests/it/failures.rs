@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use counterfoil_entry::word::{Decision, Outcome};
 use counterfoil_proxy::Policy;
-use http::Response;
-use http_body::Frame;
 use tokio::net::TcpListener;
 
-use crate::app::{self, scripted};
+use crate::app::{self, say, scripted_app};
 use crate::books::{adds_up, matched, wait_for};
 use crate::client::{Raw, ask, get, grpc, h2};
 use crate::world::{CART, SHOP, Setup, World, shop_bundle};
@@ -135,30 +132,18 @@ async fn a_response_that_does_not_begin_in_time_is_a_timeout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_breaks_off_is_a_reset_on_both_sides() {
-    let world = World::start(
-        app::start(|_| {
-            let (sender, body) = scripted();
-            tokio::spawn(async move {
-                sender
-                    .send(Ok(Frame::data(Bytes::from_static(b"half"))))
-                    .await
-                    .unwrap();
-                sender
-                    .send(Err(std::io::Error::other("out of paper")))
-                    .await
-                    .unwrap();
-            });
-            Box::pin(async {
-                Response::builder()
-                    .header("content-length", 8)
-                    .body(body)
-                    .unwrap()
-            })
-        })
-        .await,
-    );
-    let answer = world.get("/carts/1").await;
-    assert!(answer.ends_with("half"), "{answer}");
+    let (app, script) = scripted_app(Some(8)).await;
+    let world = World::start(app);
+    let mut raw = Raw::connect(world.shop.outbound).await;
+    raw.send("GET /carts/1 HTTP/1.1\r\nhost: cart\r\n\r\n")
+        .await;
+    say(&script, "half").await;
+    raw.read_to("half").await;
+    script
+        .send(Err(std::io::Error::other("out of paper")))
+        .await
+        .unwrap();
+    assert_eq!(raw.read_all().await, "", "the caller sees that it is cut");
     let (client, server) = world.one_call().await;
     matched(&client, &server);
     for entry in [&client, &server] {

@@ -1,44 +1,12 @@
 //! Bodies: nothing is held back, and the entry is on disk before the last byte is out.
 
-use std::sync::{Arc, Mutex};
-
-use bytes::Bytes;
 use counterfoil_entry::word::Outcome;
 use http::Response;
-use http_body::Frame;
-use tokio::sync::mpsc;
 
-use crate::app::{self, full, scripted};
+use crate::app::{self, full, say, scripted_app};
 use crate::books::{self, agreed, matched, wait_for};
 use crate::client::Raw;
 use crate::world::World;
-
-type Script = mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>;
-
-/// An application whose one answer the test writes frame by frame.
-async fn scripted_app(length: Option<u64>) -> (std::net::SocketAddr, Script) {
-    let (sender, body) = scripted();
-    let body = Arc::new(Mutex::new(Some(body)));
-    let address = app::start(move |_| {
-        let body = body.lock().unwrap().take().unwrap();
-        Box::pin(async move {
-            let mut response = Response::builder();
-            if let Some(length) = length {
-                response = response.header("content-length", length);
-            }
-            response.body(body).unwrap()
-        })
-    })
-    .await;
-    (address, sender)
-}
-
-async fn say(script: &Script, text: &'static str) {
-    script
-        .send(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
-        .await
-        .unwrap();
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_body_streams_and_ends_as_aborted_when_its_reader_leaves() {
