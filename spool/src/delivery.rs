@@ -26,6 +26,8 @@ use crate::stats::DeliveryStats;
 /// How often a final statement is tried when the disk refuses it.
 const FINAL_TRIES: usize = 10;
 const FINAL_PAUSE: Duration = Duration::from_millis(200);
+/// How long the end waits to hear the collector before it states an old epoch's tail without it.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// How to deliver.
 #[derive(Debug, Clone)]
@@ -236,6 +238,10 @@ async fn state(
             Ok(()) = greeting.changed() => false,
             _ = ticks.tick() => false,
         };
+        if is_end && stater.waits_to_hear() && greeting.borrow().is_none() {
+            let heard = timeout(HEARING, greeting.changed()).await;
+            tracing::debug!(in_time = heard.is_ok(), "the end waited for the collector");
+        }
         let step = Step {
             greeting: greeting.borrow_and_update().clone(),
             is_end,

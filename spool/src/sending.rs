@@ -225,7 +225,13 @@ impl EpochSender {
     /// The collector lacks entries of `stated`: sends them again, once. `false` when that was tried
     /// before, or when there is nothing that could be sent.
     pub(crate) fn resend(&mut self, stated: &Stated) -> bool {
-        if self.resent == Some(stated.number) || stated.ranges.is_empty() {
+        let is_refused = |sender: &Self| {
+            stated.ranges.iter().any(|(stream, seqs)| {
+                let sent = sender.streams.get(stream);
+                sent.is_some_and(|sent| sent.lost.iter().any(|seq| seqs.contains(seq)))
+            })
+        };
+        if self.resent == Some(stated.number) || stated.ranges.is_empty() || is_refused(self) {
             return false;
         }
         self.resent = Some(stated.number);

@@ -137,6 +137,11 @@ impl Stater {
         }
     }
 
+    /// Whether the next statement is a recovery, for which the collector is to be heard first.
+    pub(crate) const fn waits_to_hear(&self) -> bool {
+        !self.crashed.is_empty()
+    }
+
     fn recover(&mut self, greeting: Option<&Acknowledged>) -> io::Result<()> {
         while let Some(old) = self.crashed.first() {
             let recovery: Recovery = {

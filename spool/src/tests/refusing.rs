@@ -62,8 +62,12 @@ async fn one_entry_refused_for_good_does_not_hold_the_others_back() {
     let spool = world.spool();
     let epoch = spool.epoch().0;
     append_n(&mut spool.lane(0), "sox_7y", 40);
-    let running = world.deliver(&spool);
-    until("the others", || world.receiver.entries(epoch) == 39).await;
+    let delivery = world.delivery(&spool);
+    let stats = delivery.stats();
+    let running = Running::start(delivery);
+    // The entry, and the statement that covers it.
+    until("two refusals", || stats.snapshot().quarantined == 2).await;
+    assert_eq!(world.receiver.entries(epoch), 39);
     append_n(&mut spool.lane(0), "sox_7y", 5);
     assert_eq!(running.end().await, Ending::Kept);
     assert_eq!(world.receiver.entries(epoch), 44);
