@@ -64,7 +64,10 @@ impl Reason {
 
     /// Whether sending the same again can never help.
     pub(crate) const fn is_permanent(self) -> bool {
-        !matches!(self, Self::EntriesMissing | Self::NotAnnounced | Self::Overload)
+        !matches!(
+            self,
+            Self::EntriesMissing | Self::NotAnnounced | Self::Overload
+        )
     }
 
     /// The status that goes with it.
@@ -82,7 +85,10 @@ impl Reason {
 impl Refused {
     /// A refusal for `reason`.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 
     /// The JSON body.

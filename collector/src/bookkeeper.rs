@@ -1,30 +1,32 @@
 //! The one thread that changes what the collector knows: it judges, journals, syncs, and only then answers.
 
+mod requests;
+
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use counterfoil_columns::journal::JournalError;
 use counterfoil_entry::clock;
-use counterfoil_entry::frame::push_record;
-use counterfoil_entry::Hash;
-use counterfoil_entry::id::{Epoch, Stream, Writer};
-use counterfoil_entry::rows::{ConflictRow, GapRow, IssuanceRow, Trust};
-use counterfoil_entry::statement::{Signed, Statement, statement_hash};
-use counterfoil_entry::table::TableId;
+use counterfoil_entry::id::{Epoch, Writer};
+use counterfoil_entry::rows::{ConflictRow, GapRow};
+use counterfoil_entry::statement::{Signed, Statement};
 use tokio::sync::oneshot;
 
-use crate::answer::{Acknowledged, Answer, KnownEpoch, Reason, Refused};
+use crate::answer::Answer;
 use crate::gaps::{self, Notice};
-use crate::intake::{Batch, Hello, Proof};
+use crate::intake::{Batch, Hello};
 use crate::journal::{Journal, JournalFiles};
-use crate::judge::{Verdict, judge};
 use crate::own::OwnWriter;
 use crate::seal::{SealError, SealJob, Sealed};
-use crate::state::{EpochState, Kept, Place, State, StreamState, Unsealed};
+use crate::state::{EpochState, State};
 
 /// Requests answered by one `fdatasync` at most.
 const GROUP_MAX: usize = 256;
+/// Journal bytes written by one `fdatasync`, about; bounds the buffer.
+const GROUP_BYTES: usize = 16 << 20;
+/// How often seals and silence are looked at when no request comes.
+const TICK: Duration = Duration::from_millis(200);
 
 /// What reaches the bookkeeper.
 #[derive(Debug)]
@@ -132,17 +134,21 @@ impl Bookkeeper {
         self.note_all_holes();
         loop {
             let mut answers = Vec::new();
-            match requests.recv_timeout(Duration::from_millis(200)) {
+            match requests.recv_timeout(TICK) {
                 Ok(request) => {
                     self.serve(request, &mut answers);
-                    for request in requests.try_iter().take(GROUP_MAX) {
+                    while answers.len() < GROUP_MAX && self.journal.waiting() < GROUP_BYTES {
+                        let Ok(request) = requests.try_recv() else {
+                            break;
+                        };
                         self.serve(request, &mut answers);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) if !self.is_closing => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => self.note_sealed(TICK)?,
             }
-            if self.journal.is_dirty() {
+            if self.journal.waiting() > 0 {
                 self.journal.sync()?;
             }
             for (to, answer) in answers {
@@ -151,7 +157,7 @@ impl Bookkeeper {
             }
             self.write_own_rows();
             self.note_silence();
-            self.note_sealed()?;
+            self.note_sealed(Duration::ZERO)?;
             self.seal_when_due()?;
             if self.is_closing && self.is_last_seal && !self.is_sealing {
                 return Ok(());
@@ -159,11 +165,7 @@ impl Bookkeeper {
         }
     }
 
-    fn serve(
-        &mut self,
-        request: Request,
-        answers: &mut Vec<(oneshot::Sender<Answer>, Answer)>,
-    ) {
+    fn serve(&mut self, request: Request, answers: &mut Vec<(oneshot::Sender<Answer>, Answer)>) {
         match request {
             Request::Hello(hello, to) => answers.push((to, self.hello(*hello))),
             Request::Batch(batch, to) => answers.push((to, self.batch(&batch))),
@@ -172,199 +174,6 @@ impl Bookkeeper {
                 answers.push((to, self.statement(&statement, &signed)));
             }
             Request::Close => self.is_closing = true,
-        }
-    }
-
-    fn hello(&mut self, hello: Hello) -> Answer {
-        let (writer, epoch) = (hello.announcement.writer.clone(), hello.announcement.epoch);
-        let known = self.state.find(&writer, epoch).and_then(|epoch| epoch.announced.as_ref());
-        match known {
-            Some(known) if known.audit_key != hello.announcement.audit_key => {
-                let detail = format!("epoch {} was announced with another key", epoch.0);
-                return Err(Refused::new(Reason::Signature, detail));
-            }
-            Some(_) => {}
-            None => {
-                let (trust, reason) = self.trust(&hello.proof);
-                let unsealed = Unsealed {
-                    is_announcement: true,
-                    audit_key: hello.announcement.audit_key,
-                    signed: hello.signed,
-                    trust,
-                    reason,
-                    received_at: clock::wall(),
-                };
-                self.journal.announcement(&unsealed);
-                self.state.announce(&writer, epoch, unsealed);
-            }
-        }
-        self.heard(&writer, epoch);
-        Ok(Acknowledged { epochs: Some(self.known_epochs(&writer)), ..self.acknowledged() })
-    }
-
-    fn trust(&self, proof: &Proof) -> (Trust, Option<String>) {
-        match proof {
-            Proof::Valid => (Trust::Verified, None),
-            Proof::Expired(cert) if self.state.issued.contains(cert) => {
-                (Trust::Late, Some("expired, issued by control".to_owned()))
-            }
-            Proof::Expired(_) => (Trust::Unverified, Some("tls_expired".to_owned())),
-            Proof::None(refusal) => (Trust::Unverified, Some(refusal.reason().to_owned())),
-        }
-    }
-
-    fn known_epochs(&self, writer: &Writer) -> Vec<KnownEpoch> {
-        let epochs = self.state.epochs.get(writer).into_iter().flatten();
-        epochs
-            .filter(|(_, state)| !state.is_closed)
-            .map(|(epoch, state)| {
-                let number = state.statements.next().checked_sub(1);
-                let hash = number.and_then(|number| state.hashes.get(&number));
-                let next = |(stream, state): (&Stream, &StreamState)| {
-                    (stream.to_string(), state.seen.next())
-                };
-                KnownEpoch {
-                    epoch: epoch.0,
-                    number,
-                    sha256: hash.map(ToString::to_string),
-                    streams: state.streams.iter().map(next).collect(),
-                }
-            })
-            .collect()
-    }
-
-    fn batch(&mut self, batch: &Batch) -> Answer {
-        let is_announced = self.state.epochs.get(&batch.writer).is_some_and(|epochs| {
-            // The tail of an old epoch comes again after the next epoch's hello.
-            epochs.range(batch.epoch..).any(|(_, epoch)| epoch.announced.is_some())
-        });
-        if !is_announced {
-            let detail = format!("epoch {} has not said hello here", batch.epoch.0);
-            return Err(Refused::new(Reason::NotAnnounced, detail));
-        }
-        self.check_versions(batch)?;
-        let received_at = clock::wall();
-        let (file, begin) = (self.journal.number(), self.journal.batch_begin());
-        let mut records = Vec::new();
-        for row in &batch.rows {
-            let (Some(stream), Some(record)) =
-                (batch.streams.get(row.stream), batch.body.get(row.at.clone()))
-            else {
-                continue;
-            };
-            let offset = begin + u64::try_from(records.len()).unwrap_or(u64::MAX) + 4;
-            let len = u32::try_from(record.len()).unwrap_or(u32::MAX);
-            let place = Place { file, offset, len };
-            let kept = Kept { leaf: row.leaf, place, received_at };
-            let epoch = (&batch.writer, batch.epoch);
-            if self.state.take_entry(epoch, stream, row.seq, row.schema_version, kept) {
-                push_record(&mut records, record);
-                self.note_issued(stream.table, record);
-            }
-        }
-        if !records.is_empty() {
-            self.journal.batch(received_at, &records);
-        }
-        self.note_holes(&batch.writer, batch.epoch);
-        self.heard(&batch.writer, batch.epoch);
-        Ok(self.acknowledged())
-    }
-
-    /// A stream keeps its schema version: the ranges of its statements lie in one segment.
-    fn check_versions(&self, batch: &Batch) -> Result<(), Refused> {
-        let epoch = self.state.find(&batch.writer, batch.epoch);
-        let mut versions: Vec<Option<u16>> = batch
-            .streams
-            .iter()
-            .map(|stream| epoch.and_then(|epoch| epoch.streams.get(stream)?.schema_version))
-            .collect();
-        for row in &batch.rows {
-            let Some(version) = versions.get_mut(row.stream) else { continue };
-            if *version.get_or_insert(row.schema_version) != row.schema_version {
-                let detail = format!("seq {}: the schema version changes within a stream", row.seq);
-                return Err(Refused::new(Reason::Malformed, detail));
-            }
-        }
-        Ok(())
-    }
-
-    fn note_issued(&mut self, table: TableId, record: &[u8]) {
-        if table == TableId::Issuance
-            && let Ok((_, row)) = IssuanceRow::decode(record)
-        {
-            self.state.issued.extend(row.cert_sha256);
-        }
-    }
-
-    fn statement(&mut self, statement: &Statement, signed: &Signed) -> Answer {
-        let (writer, epoch) = (&statement.writer, statement.epoch);
-        match judge(&self.state, statement, signed) {
-            Verdict::Take => {
-                let at = clock::wall();
-                self.journal.statement(at, signed);
-                self.state.take_statement(statement, signed, at);
-                for (of, _) in statement.covered() {
-                    self.note_holes(writer, of);
-                }
-                self.note_closed(writer);
-            }
-            Verdict::Known => {}
-            Verdict::Conflict(kept) => self.note_conflict(statement, signed, kept),
-            Verdict::Wait(refused) => return Err(refused),
-            Verdict::Flawed(refused, cause) => {
-                tracing::warn!(
-                    writer = writer.as_str(),
-                    epoch = epoch.0,
-                    number = statement.number,
-                    cause,
-                    "refused a statement for good"
-                );
-                let notice = Notice { writer, epoch, now: clock::wall() };
-                let state = self.state.epoch(writer, epoch);
-                let row = gaps::refuse(notice, state, statement.number, cause);
-                self.outbox.extend(row.map(OwnRow::gap));
-                return Err(refused);
-            }
-        }
-        self.note_holes(writer, epoch);
-        self.heard(writer, epoch);
-        Ok(self.acknowledged())
-    }
-
-    fn note_conflict(
-        &mut self,
-        statement: &Statement,
-        signed: &Signed,
-        kept: Hash,
-    ) {
-        let other = statement_hash(&signed.bytes);
-        let epoch = self.state.epoch(&statement.writer, statement.epoch);
-        if !epoch.others.insert(other) {
-            return;
-        }
-        tracing::error!(
-            writer = statement.writer.as_str(),
-            epoch = statement.epoch.0,
-            number = statement.number,
-            "two different statements under one number: both are kept"
-        );
-        self.outbox.push(OwnRow::Conflict(Box::new(ConflictRow {
-            subject_writer: statement.writer.as_str().to_owned(),
-            subject_epoch: statement.epoch.0,
-            number: statement.number,
-            kept_sha256: kept,
-            other_sha256: other,
-            other_statement: signed.bytes.clone(),
-            other_signature: signed.signature.clone(),
-            detected_at: clock::wall(),
-        })));
-    }
-
-    fn acknowledged(&self) -> Acknowledged {
-        Acknowledged {
-            origin: self.pace.origin.clone(),
-            checkpoint: self.checkpoint.to_string(),
-            epochs: None,
         }
     }
 
@@ -381,13 +190,24 @@ impl Bookkeeper {
         for (epoch, state) in epochs.filter(|(_, state)| state.is_closed) {
             let now = clock::wall();
             let mut rows = gaps::end_silence(now, state);
-            rows.extend(gaps::reconcile(Notice { writer, epoch: *epoch, now }, state));
+            rows.extend(gaps::reconcile(
+                Notice {
+                    writer,
+                    epoch: *epoch,
+                    now,
+                },
+                state,
+            ));
             self.outbox.extend(rows.into_iter().map(OwnRow::gap));
         }
     }
 
     fn note_holes(&mut self, writer: &Writer, epoch: Epoch) {
-        let notice = Notice { writer, epoch, now: clock::wall() };
+        let notice = Notice {
+            writer,
+            epoch,
+            now: clock::wall(),
+        };
         let rows = gaps::reconcile(notice, self.state.epoch(writer, epoch));
         self.outbox.extend(rows.into_iter().map(OwnRow::gap));
     }
@@ -397,7 +217,14 @@ impl Bookkeeper {
         for (writer, epochs) in &mut self.state.epochs {
             for (epoch, state) in epochs {
                 state.heard_ns = clock::mono_ns();
-                let rows = gaps::reconcile(Notice { writer, epoch: *epoch, now }, state);
+                let rows = gaps::reconcile(
+                    Notice {
+                        writer,
+                        epoch: *epoch,
+                        now,
+                    },
+                    state,
+                );
                 self.outbox.extend(rows.into_iter().map(OwnRow::gap));
             }
         }
@@ -415,8 +242,13 @@ impl Bookkeeper {
         };
         for (writer, epochs) in &mut self.state.epochs {
             for (epoch, state) in epochs.iter_mut().filter(|(_, state)| is_silent(state)) {
-                let notice = Notice { writer, epoch: *epoch, now: clock::wall() };
-                self.outbox.extend(gaps::fall_silent(notice, state).map(OwnRow::gap));
+                let notice = Notice {
+                    writer,
+                    epoch: *epoch,
+                    now: clock::wall(),
+                };
+                self.outbox
+                    .extend(gaps::fall_silent(notice, state).map(OwnRow::gap));
             }
         }
     }
@@ -459,7 +291,10 @@ impl Bookkeeper {
         self.sealed_at_ns = clock::mono_ns();
         self.is_sealing = true;
         let job = self.rotate()?;
-        self.sealer.jobs.send(job).map_err(|_| BookkeeperError::SealerGone)
+        self.sealer
+            .jobs
+            .send(job)
+            .map_err(|_| BookkeeperError::SealerGone)
     }
 
     /// Begins the next journal file with what no statement covers; the rest is the seal's.
@@ -477,17 +312,18 @@ impl Bookkeeper {
         })
     }
 
-    /// Takes the outcome of a seal, if there is one.
-    fn note_sealed(&mut self) -> Result<(), BookkeeperError> {
-        let sealed = match self.sealer.done.try_recv() {
+    /// Takes the outcome of a seal, if there is one within `wait`.
+    fn note_sealed(&mut self, wait: Duration) -> Result<(), BookkeeperError> {
+        let sealed = match self.sealer.done.recv_timeout(wait) {
             Ok(sealed) => sealed?,
-            Err(TryRecvError::Empty) => return Ok(()),
-            Err(TryRecvError::Disconnected) => return Err(BookkeeperError::SealerGone),
+            Err(RecvTimeoutError::Timeout) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return Err(BookkeeperError::SealerGone),
         };
         self.is_sealing = false;
         self.checkpoint = Arc::clone(&sealed.checkpoint);
         crate::journal::trim(self.journal.directory(), sealed.journal_file)?;
-        self.files.retain(|number, _| *number >= sealed.journal_file);
+        self.files
+            .retain(|number, _| *number >= sealed.journal_file);
         Ok(())
     }
 }

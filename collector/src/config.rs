@@ -79,8 +79,10 @@ impl CollectorConfig {
     /// # Errors
     /// [`ConfigError`], naming the file and the key.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),
             detail: error.to_string(),
@@ -96,18 +98,47 @@ impl CollectorConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let within = |key, value: u64, from: u64, until: u64, expected| {
             let is_within = (from..=until).contains(&value);
-            if is_within { Ok(()) } else { refuse(key, &value, expected) }
+            if is_within {
+                Ok(())
+            } else {
+                refuse(key, &value, expected)
+            }
         };
         let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        within("seal_interval_s", self.seal_interval_s, 1, 3600, "1 to 3600")?;
-        within("seal_rows_max", wide(self.seal_rows_max), 1, 1_000_000, "1 to 1000000")?;
+        within(
+            "seal_interval_s",
+            self.seal_interval_s,
+            1,
+            3600,
+            "1 to 3600",
+        )?;
+        within(
+            "seal_rows_max",
+            wide(self.seal_rows_max),
+            1,
+            1_000_000,
+            "1 to 1000000",
+        )?;
         within("silence_s", self.silence_s, 1, 86_400, "1 to 86400")?;
-        within("queue_depth", wide(self.queue_depth), 1, 65_536, "1 to 65536")?;
+        within(
+            "queue_depth",
+            wide(self.queue_depth),
+            1,
+            65_536,
+            "1 to 65536",
+        )?;
         let spool = "1048576 (1 MiB) or more";
-        within("spool_bytes_max", self.spool_bytes_max, 1 << 20, u64::MAX, spool)?;
+        within(
+            "spool_bytes_max",
+            self.spool_bytes_max,
+            1 << 20,
+            u64::MAX,
+            spool,
+        )?;
         let is_name = |c: char| c.is_ascii_graphic() && c != '+';
         if self.origin.is_empty() || !self.origin.chars().all(is_name) {
-            let expected = "printable ASCII without spaces and without +, such as example.org/collector-1";
+            let expected =
+                "printable ASCII without spaces and without +, such as example.org/collector-1";
             return refuse("origin", &self.origin, expected);
         }
         Ok(())
@@ -126,7 +157,11 @@ fn refuse(
     value: &dyn std::fmt::Display,
     expected: &'static str,
 ) -> Result<(), ConfigError> {
-    Err(ConfigError::Value { key, value: value.to_string(), expected })
+    Err(ConfigError::Value {
+        key,
+        value: value.to_string(),
+        expected,
+    })
 }
 
 fn listen() -> SocketAddr {

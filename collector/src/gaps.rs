@@ -27,11 +27,19 @@ pub(crate) fn reconcile(notice: Notice<'_>, epoch: &mut EpochState) -> Vec<GapRo
     for (stream, state) in &epoch.streams {
         let name = stream.to_string();
         let mut recorded = recorded(epoch, |gap| {
-            gap.from_seq.zip(gap.until_seq).filter(|_| gap.subject_stream.as_ref() == Some(&name))
+            gap.from_seq
+                .zip(gap.until_seq)
+                .filter(|_| gap.subject_stream.as_ref() == Some(&name))
         });
-        let causes = [("sequence_skipped", "sequence"), ("not_proved", "statement")];
+        let causes = [
+            ("sequence_skipped", "sequence"),
+            ("not_proved", "statement"),
+        ];
         for (holes, (cause, detected_by)) in [&state.seen, &state.proved].into_iter().zip(causes) {
-            for hole in holes.missing().flat_map(|hole| without(hole, &recorded)).collect::<Vec<_>>()
+            for hole in holes
+                .missing()
+                .flat_map(|hole| without(hole, &recorded))
+                .collect::<Vec<_>>()
             {
                 opened.push(GapRow {
                     cause: cause.to_owned(),
@@ -43,8 +51,17 @@ pub(crate) fn reconcile(notice: Notice<'_>, epoch: &mut EpochState) -> Vec<GapRo
         }
     }
     let recorded = recorded(epoch, |gap| gap.from_statement.zip(gap.until_statement));
-    for (from, until) in epoch.statements.missing().flat_map(|hole| without(hole, &recorded)) {
-        opened.push(of_statements(notice, epoch, (from, Some(until)), "statement_skipped"));
+    for (from, until) in epoch
+        .statements
+        .missing()
+        .flat_map(|hole| without(hole, &recorded))
+    {
+        opened.push(of_statements(
+            notice,
+            epoch,
+            (from, Some(until)),
+            "statement_skipped",
+        ));
     }
     epoch.gaps.extend(opened.iter().cloned());
     rows.extend(opened);
@@ -60,9 +77,10 @@ pub(crate) fn refuse(
     number: u64,
     cause: &'static str,
 ) -> Option<GapRow> {
-    let is_recorded = epoch.gaps.iter().any(|gap| {
-        gap.from_statement == Some(number) && gap.until_statement == Some(number + 1)
-    });
+    let is_recorded = epoch
+        .gaps
+        .iter()
+        .any(|gap| gap.from_statement == Some(number) && gap.until_statement == Some(number + 1));
     if is_recorded {
         return None;
     }
@@ -89,31 +107,37 @@ pub(crate) fn fall_silent(notice: Notice<'_>, epoch: &mut EpochState) -> Option<
 pub(crate) fn end_silence(now: Time, epoch: &mut EpochState) -> Vec<GapRow> {
     let mut rows = close_where(now, epoch, |_, gap| gap.cause == SILENCE);
     // Nothing was missing after all, so the closed gap explains no hole that comes later.
-    rows.iter_mut().for_each(|row| row.until_statement = row.from_statement);
+    rows.iter_mut()
+        .for_each(|row| row.until_statement = row.from_statement);
     rows
 }
 
 fn close(now: Time, epoch: &mut EpochState) -> Vec<GapRow> {
     close_where(now, epoch, |epoch, gap| {
-        let entries = gap.subject_stream.as_deref().zip(gap.from_seq.zip(gap.until_seq));
+        let entries = gap
+            .subject_stream
+            .as_deref()
+            .zip(gap.from_seq.zip(gap.until_seq));
         if let Some((name, (from, until))) = entries {
-            let stream = Stream::parse(name).ok().and_then(|name| epoch.streams.get(&name));
+            let stream = Stream::parse(name)
+                .ok()
+                .and_then(|name| epoch.streams.get(&name));
             return stream.is_some_and(|stream| {
                 stream.seen.next() >= until
                     && stream.seen.missing_in(from, until).is_empty()
                     && stream.proved.missing_in(from, until).is_empty()
             });
         }
-        gap.from_statement.zip(gap.until_statement).is_some_and(|(from, until)| {
-            epoch.statements.next() >= until && epoch.statements.missing_in(from, until).is_empty()
-        })
+        gap.from_statement
+            .zip(gap.until_statement)
+            .is_some_and(|(from, until)| {
+                epoch.statements.next() >= until
+                    && epoch.statements.missing_in(from, until).is_empty()
+            })
     })
 }
 
-fn recorded(
-    epoch: &EpochState,
-    range: impl Fn(&GapRow) -> Option<(u64, u64)>,
-) -> Vec<(u64, u64)> {
+fn recorded(epoch: &EpochState, range: impl Fn(&GapRow) -> Option<(u64, u64)>) -> Vec<(u64, u64)> {
     epoch.gaps.iter().filter_map(range).collect()
 }
 
@@ -172,7 +196,11 @@ fn of_statements(
     cause: &str,
 ) -> GapRow {
     // A second silence of the same epoch is another gap, although it begins at the same number.
-    let at = if cause == SILENCE { notice.now.as_ns() } else { 0 };
+    let at = if cause == SILENCE {
+        notice.now.as_ns()
+    } else {
+        0
+    };
     GapRow {
         gap_id: gap_id(notice, &format!("statements {from} {until:?} {at}")),
         revision: 1,
@@ -197,5 +225,9 @@ fn of_statements(
 /// The same hole has the same id, however often the collector notices it.
 fn gap_id(notice: Notice<'_>, what: &str) -> String {
     let text = format!("{} {} {what}", notice.writer.as_str(), notice.epoch.0);
-    sha256(text.as_bytes()).to_string().chars().take(32).collect()
+    sha256(text.as_bytes())
+        .to_string()
+        .chars()
+        .take(32)
+        .collect()
 }

@@ -78,14 +78,20 @@ pub(crate) fn read_batch(body: Bytes, peer: &str, desks: &Desks) -> Result<Batch
     let mut at = 0_usize;
     for (index, record) in records(&body).enumerate() {
         let bad = |detail: String| {
-            Refused::new(Reason::Malformed, format!("entry {index} of the batch: {detail}"))
+            Refused::new(
+                Reason::Malformed,
+                format!("entry {index} of the batch: {detail}"),
+            )
         };
         let record = record.map_err(|error| bad(error.to_string()))?;
         let begin = at + 4;
         at = begin + record.len();
         let view = RecordView::parse(record).map_err(|error| bad(error.to_string()))?;
         let head = view.header_ref().map_err(|error| bad(error.to_string()))?;
-        if header.as_ref().is_none_or(|(writer, _)| writer.as_str() != head.writer) {
+        if header
+            .as_ref()
+            .is_none_or(|(writer, _)| writer.as_str() != head.writer)
+        {
             let writer = Writer::parse(head.writer).map_err(|error| bad(error.to_string()))?;
             if header.is_some() {
                 return Err(bad("it is of another writer".to_owned()));
@@ -93,7 +99,10 @@ pub(crate) fn read_batch(body: Bytes, peer: &str, desks: &Desks) -> Result<Batch
             check_peer(&writer, peer)?;
             header = Some((writer, head.epoch));
         }
-        if header.as_ref().is_some_and(|(_, epoch)| *epoch != head.epoch) {
+        if header
+            .as_ref()
+            .is_some_and(|(_, epoch)| *epoch != head.epoch)
+        {
             return Err(bad("it is of another epoch".to_owned()));
         }
         let stream = match streams.iter().position(|(text, _)| text == head.stream) {
@@ -122,7 +131,13 @@ pub(crate) fn read_batch(body: Bytes, peer: &str, desks: &Desks) -> Result<Batch
     let empty = || Refused::new(Reason::Malformed, "the batch is empty");
     let (writer, epoch) = header.ok_or_else(empty)?;
     let streams = streams.into_iter().map(|(_, stream)| stream).collect();
-    Ok(Batch { writer, epoch, streams, rows, body })
+    Ok(Batch {
+        writer,
+        epoch,
+        streams,
+        rows,
+        body,
+    })
 }
 
 /// Reads a statement that the workload `peer` sent.
@@ -173,7 +188,11 @@ pub(crate) fn read_hello(
         },
         Err(refusal) => Proof::None(refusal),
     };
-    Ok(Hello { announcement, signed, proof })
+    Ok(Hello {
+        announcement,
+        signed,
+        proof,
+    })
 }
 
 fn check_peer(writer: &Writer, peer: &str) -> Result<(), Refused> {
@@ -204,5 +223,7 @@ fn check_desk(table: TableId, peer: &str, desks: &Desks) -> Result<(), Refused> 
 /// An error with its sources, on one line.
 fn describe(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+    sources.fold(error.to_string(), |text, source| {
+        format!("{text}: {source}")
+    })
 }

@@ -45,8 +45,16 @@ impl Journal {
         files: &mut JournalFiles,
     ) -> Result<Self, JournalError> {
         let path = file_path(directory, number);
-        let io = |doing, source| JournalError::Io { doing, path: path.clone(), source };
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let io = |doing, source| JournalError::Io {
+            doing,
+            path: path.clone(),
+            source,
+        };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
         let file = Arc::new(file.map_err(|source| io("creating", source))?);
         let mut journal = Self {
             directory: directory.to_owned(),
@@ -74,9 +82,9 @@ impl Journal {
         &self.directory
     }
 
-    /// Whether something waits for [`Self::sync`].
-    pub(crate) const fn is_dirty(&self) -> bool {
-        !self.buffer.is_empty()
+    /// Bytes that wait for [`Self::sync`].
+    pub(crate) const fn waiting(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Offset at which the entries of the next batch will begin: `u32 len | R`, repeated.
@@ -95,14 +103,23 @@ impl Journal {
             &mut self.buffer,
             false,
             unsealed.received_at,
-            (unsealed.trust, unsealed.reason.as_deref().unwrap_or_default()),
+            (
+                unsealed.trust,
+                unsealed.reason.as_deref().unwrap_or_default(),
+            ),
             (&unsealed.signed.bytes, &unsealed.signed.signature),
         );
     }
 
     /// Adds a statement.
     pub(crate) fn statement(&mut self, received_at: Time, signed: &Signed) {
-        push_statement(&mut self.buffer, false, received_at, &signed.bytes, &signed.signature);
+        push_statement(
+            &mut self.buffer,
+            false,
+            received_at,
+            &signed.bytes,
+            &signed.signature,
+        );
     }
 
     /// Writes and syncs what was added; it is durable when this returns.
@@ -110,11 +127,15 @@ impl Journal {
     /// After an error nothing more may be written: what the disk holds is unknown.
     pub(crate) fn sync(&mut self) -> Result<(), JournalError> {
         self.write()?;
-        self.file.sync_data().map_err(|source| self.error("syncing", source))
+        self.file
+            .sync_data()
+            .map_err(|source| self.error("syncing", source))
     }
 
     fn write(&mut self) -> Result<(), JournalError> {
-        (&*self.file).write_all(&self.buffer).map_err(|source| self.error("writing", source))?;
+        (&*self.file)
+            .write_all(&self.buffer)
+            .map_err(|source| self.error("writing", source))?;
         self.len += wide(self.buffer.len());
         self.buffer.clear();
         Ok(())
@@ -130,10 +151,16 @@ impl Journal {
         let mut records = Vec::new();
         for kept in carried {
             let is_full = records.len() >= CARRIED_BYTES;
-            if run.last().is_some_and(|last| is_full || last.received_at != kept.received_at) {
+            if run
+                .last()
+                .is_some_and(|last| is_full || last.received_at != kept.received_at)
+            {
                 self.carry_run(&mut run, &mut records)?;
             }
-            push_record(&mut records, &read_entry(&self.directory, files, kept.place)?);
+            push_record(
+                &mut records,
+                &read_entry(&self.directory, files, kept.place)?,
+            );
             run.push(kept);
         }
         self.carry_run(&mut run, &mut records)
@@ -144,19 +171,33 @@ impl Journal {
         run: &mut Vec<&mut Kept>,
         records: &mut Vec<u8>,
     ) -> Result<(), JournalError> {
-        let Some(received_at) = run.first().map(|kept| kept.received_at) else { return Ok(()) };
+        let Some(received_at) = run.first().map(|kept| kept.received_at) else {
+            return Ok(());
+        };
         let mut offset = self.batch_begin();
         push_batch(&mut self.buffer, true, received_at, records);
         for kept in run.drain(..) {
-            kept.place = Place { file: self.number, offset: offset + 4, len: kept.place.len };
+            kept.place = Place {
+                file: self.number,
+                offset: offset + 4,
+                len: kept.place.len,
+            };
             offset += 4 + u64::from(kept.place.len);
         }
         records.clear();
-        if self.buffer.len() >= CARRIED_BYTES { self.write() } else { Ok(()) }
+        if self.buffer.len() >= CARRIED_BYTES {
+            self.write()
+        } else {
+            Ok(())
+        }
     }
 
     fn error(&self, doing: &'static str, source: std::io::Error) -> JournalError {
-        JournalError::Io { doing, path: file_path(&self.directory, self.number), source }
+        JournalError::Io {
+            doing,
+            path: file_path(&self.directory, self.number),
+            source,
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use counterfoil_entry::id::Epoch;
 use counterfoil_entry::statement::{
     Signed, Statement, StatementKind, StreamRange, statement_hash, verify_statement,
 };
-use counterfoil_entry::tree::Accumulator;
 
 use crate::answer::{Reason, Refused};
 use crate::state::{State, StreamState};
@@ -31,7 +30,9 @@ pub(crate) fn judge(state: &State, statement: &Statement, signed: &Signed) -> Ve
     let Some(epoch) = state.find(&statement.writer, statement.epoch) else {
         return not_announced(statement);
     };
-    let Some(announced) = &epoch.announced else { return not_announced(statement) };
+    let Some(announced) = &epoch.announced else {
+        return not_announced(statement);
+    };
     if !verify_statement(signed, &announced.audit_key) {
         let detail = format!("statement {number} is not signed by the announced key of its epoch");
         return flawed(Reason::Signature, detail, "signature");
@@ -43,7 +44,9 @@ pub(crate) fn judge(state: &State, statement: &Statement, signed: &Signed) -> Ve
             _ => Verdict::Known,
         };
     }
-    let before = number.checked_sub(1).and_then(|before| epoch.hashes.get(&before));
+    let before = number
+        .checked_sub(1)
+        .and_then(|before| epoch.hashes.get(&before));
     if let (Some(before), Some(previous)) = (before, statement.previous)
         && *before != previous
         && !epoch.others.contains(&previous)
@@ -54,7 +57,8 @@ pub(crate) fn judge(state: &State, statement: &Statement, signed: &Signed) -> Ve
     if let StatementKind::Recovery(recovery) = &statement.kind
         && recovery.old_epoch >= statement.epoch
     {
-        let detail = format!("statement {number} recovers an epoch that did not begin before its own");
+        let detail =
+            format!("statement {number} recovers an epoch that did not begin before its own");
         return flawed(Reason::Malformed, detail, "chain");
     }
     for (of, range) in statement.covered() {
@@ -81,26 +85,36 @@ fn judge_range(stream: Option<&StreamState>, of: Epoch, range: &StreamRange) -> 
     let (from, until) = (range.first_seq, range.first_seq.saturating_add(range.count));
     let place = || format!("{}, epoch {}, {from} to {}", range.stream, of.0, until - 1);
     let below = until.min(stream.proved.next()).saturating_sub(from);
-    let free: u64 =
-        stream.proved.missing_in(from, until).iter().map(|(from, until)| until - from).sum();
-    let is_held = stream.held.iter().any(|held| held.from < until && from < held.until);
+    let free: u64 = stream
+        .proved
+        .missing_in(from, until)
+        .iter()
+        .map(|(from, until)| until - from)
+        .sum();
+    let is_held = stream
+        .held
+        .iter()
+        .any(|held| held.from < until && from < held.until);
     if is_held || free < below {
-        let detail = format!("{}: an earlier statement covers entries of this range", place());
+        let detail = format!(
+            "{}: an earlier statement covers entries of this range",
+            place()
+        );
         return Some(flawed(Reason::Root, detail, "root"));
     }
     let next = stream.seen.next();
     if until > next {
-        let detail = format!("{}: the next entry due is {next}; send the entries first", place());
+        let detail = format!(
+            "{}: the next entry due is {next}; send the entries first",
+            place()
+        );
         return Some(Verdict::Wait(Refused::new(Reason::EntriesMissing, detail)));
     }
     // With a hole there is no root to compute yet: the range is held, and a gap says so.
-    if stream.seen.missing_in(from, until).is_empty() {
-        let mut tree = Accumulator::default();
-        stream.unstated.range(from..until).for_each(|(_, kept)| tree.push(kept.leaf));
-        if tree.root() != range.root {
-            let detail = format!("{}: the root is not that of the entries received", place());
-            return Some(flawed(Reason::Root, detail, "root"));
-        }
+    let is_whole = stream.seen.missing_in(from, until).is_empty();
+    if is_whole && stream.root(from, until) != range.root {
+        let detail = format!("{}: the root is not that of the entries received", place());
+        return Some(flawed(Reason::Root, detail, "root"));
     }
     None
 }

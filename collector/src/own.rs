@@ -15,20 +15,27 @@ pub(crate) struct OwnWriter {
 impl OwnWriter {
     /// A writer of permanent rows on `lane`.
     pub(crate) fn new(lane: Lane) -> Self {
-        Self { lane, class: RetentionClass::permanent() }
+        Self {
+            lane,
+            class: RetentionClass::permanent(),
+        }
     }
 
     /// Writes a revision of a gap.
     pub(crate) fn gap(&mut self, row: &GapRow) -> Result<(), AppendError> {
         self.lane
-            .append(TableId::Gaps, &self.class, |header, out| row.encode(header, out))
+            .append(TableId::Gaps, &self.class, |header, out| {
+                row.encode(header, out)
+            })
             .map(|_| ())
     }
 
     /// Writes a conflict.
     pub(crate) fn conflict(&mut self, row: &ConflictRow) -> Result<(), AppendError> {
         self.lane
-            .append(TableId::Conflicts, &self.class, |header, out| row.encode(header, out))
+            .append(TableId::Conflicts, &self.class, |header, out| {
+                row.encode(header, out)
+            })
             .map(|_| ())
     }
 }

@@ -62,7 +62,11 @@ pub(crate) fn rebuild(data: &DataDirectory, log: &Log) -> Result<Rebuilt, Rebuil
     let directory = data.journal(log.origin());
     let mut files = JournalFiles::new();
     let numbers = journal::files(&directory)?;
-    let next_file = numbers.last().map_or(1, |last| last + 1).max(log.journal_file()).max(1);
+    let next_file = numbers
+        .last()
+        .map_or(1, |last| last + 1)
+        .max(log.journal_file())
+        .max(1);
     let mut is_first = true;
     for number in numbers {
         if number < log.journal_file() {
@@ -81,10 +85,17 @@ pub(crate) fn rebuild(data: &DataDirectory, log: &Log) -> Result<Rebuilt, Rebuil
     crate::journal::trim(&directory, log.journal_file())?;
     for gap in gaps.into_values().filter(|gap| gap.closed_at.is_none()) {
         if let Ok(writer) = Writer::parse(&gap.subject_writer) {
-            state.epoch(&writer, Epoch(gap.subject_epoch)).gaps.push(gap);
+            state
+                .epoch(&writer, Epoch(gap.subject_epoch))
+                .gaps
+                .push(gap);
         }
     }
-    Ok(Rebuilt { state, files, next_file })
+    Ok(Rebuilt {
+        state,
+        files,
+        next_file,
+    })
 }
 
 fn read_books(
@@ -96,7 +107,12 @@ fn read_books(
     let mut statements = Vec::new();
     for number in 0..log.size() {
         let (manifest, _) = read_manifest(books, log.origin(), number)?;
-        let Body::Seal { segments, coverage, .. } = manifest.body else { continue };
+        let Body::Seal {
+            segments, coverage, ..
+        } = manifest.body
+        else {
+            continue;
+        };
         if coverage.is_some() {
             for row in read_coverage(books, log.origin(), number)?.rows {
                 let range = (row.first_seq, row.first_seq.saturating_add(row.count));
@@ -110,16 +126,20 @@ fn read_books(
                     statements.push(StatementRow::parts(record).map_err(|e| e.to_string())?);
                     Ok(())
                 })?,
-                TableId::Gaps | TableId::Issuance | TableId::Conflicts => read_table(&path, segment.table, |record| {
-                    note_row(segment.table, record, state, gaps);
-                    Ok(())
-                })?,
+                TableId::Gaps | TableId::Issuance | TableId::Conflicts => {
+                    read_table(&path, segment.table, |record| {
+                        note_row(segment.table, record, state, gaps);
+                        Ok(())
+                    })?
+                }
                 TableId::Entries | TableId::QueryLog => {}
             }
         }
     }
     // The ranges of statements are compared with the coverage of all manifests, later ones too.
-    statements.iter().for_each(|parts| note_statement_row(parts, state));
+    statements
+        .iter()
+        .for_each(|parts| note_statement_row(parts, state));
     Ok(())
 }
 
@@ -136,13 +156,20 @@ fn read_table(
             ControlFlow::Break(())
         }
     })?;
-    failed.map_or(Ok(()), |why| Err(RebuildError::Damaged { path: path.to_owned(), why }))
+    failed.map_or(Ok(()), |why| {
+        Err(RebuildError::Damaged {
+            path: path.to_owned(),
+            why,
+        })
+    })
 }
 
 fn note_statement_row(parts: &StatementParts, state: &mut State) {
     if parts.is_announcement {
         if let Ok(announcement) = Announcement::decode(&parts.signed.bytes) {
-            state.epoch(&announcement.writer, announcement.epoch).announced = Some(Announced {
+            state
+                .epoch(&announcement.writer, announcement.epoch)
+                .announced = Some(Announced {
                 audit_key: parts.audit_key,
                 trust: parts.trust,
                 reason: parts.reason.clone(),
@@ -182,7 +209,11 @@ fn note_row(table: TableId, record: &[u8], state: &mut State, gaps: &mut Gaps) {
 fn conflict_of(record: &[u8]) -> Option<(Writer, Epoch, Hash)> {
     let fields = Fields::parse(RecordView::parse(record).ok()?.body).ok()?;
     let writer = Writer::parse(fields.text(5).ok()?).ok()?;
-    Some((writer, Epoch(fields.u64(6).ok()?), fields.hash_opt(9).ok()??))
+    Some((
+        writer,
+        Epoch(fields.u64(6).ok()?),
+        fields.hash_opt(9).ok()??,
+    ))
 }
 
 fn replay(
@@ -195,7 +226,10 @@ fn replay(
     let bytes = journal::read(path)?;
     if !bytes.starts_with(MAGIC) && !MAGIC.starts_with(&bytes) {
         let why = "it does not begin as a journal file".to_owned();
-        return Err(RebuildError::Damaged { path: path.to_owned(), why });
+        return Err(RebuildError::Damaged {
+            path: path.to_owned(),
+            why,
+        });
     }
     let mut end = 0;
     for located in Frames::new(&bytes) {
@@ -204,8 +238,10 @@ fn replay(
         if located.carried && !is_first {
             continue;
         }
-        replay_frame(&located, number, state, gaps)
-            .map_err(|why| RebuildError::Damaged { path: path.to_owned(), why })?;
+        replay_frame(&located, number, state, gaps).map_err(|why| RebuildError::Damaged {
+            path: path.to_owned(),
+            why,
+        })?;
     }
     let whole = end.max(u64::try_from(MAGIC.len().min(bytes.len())).unwrap_or(0));
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -227,14 +263,24 @@ fn replay_frame(
     gaps: &mut Gaps,
 ) -> Result<(), String> {
     match located.frame {
-        JournalFrame::Batch { received_at, records } => {
-            replay_batch(file, received_at, records, state, gaps)
-        }
-        JournalFrame::Announcement { received_at, trust, reason, announcement, signature } => {
+        JournalFrame::Batch {
+            received_at,
+            records,
+        } => replay_batch(file, received_at, records, state, gaps),
+        JournalFrame::Announcement {
+            received_at,
+            trust,
+            reason,
+            announcement,
+            signature,
+        } => {
             let decoded = Announcement::decode(announcement).map_err(|e| e.to_string())?;
             let unsealed = Unsealed {
                 is_announcement: true,
-                signed: Signed { bytes: announcement.to_vec(), signature: signature.to_vec() },
+                signed: Signed {
+                    bytes: announcement.to_vec(),
+                    signature: signature.to_vec(),
+                },
                 audit_key: decoded.audit_key,
                 trust,
                 reason: (!reason.is_empty()).then(|| reason.to_owned()),
@@ -243,8 +289,15 @@ fn replay_frame(
             state.announce(&decoded.writer, decoded.epoch, unsealed);
             Ok(())
         }
-        JournalFrame::Statement { received_at, statement, signature } => {
-            let signed = Signed { bytes: statement.to_vec(), signature: signature.to_vec() };
+        JournalFrame::Statement {
+            received_at,
+            statement,
+            signature,
+        } => {
+            let signed = Signed {
+                bytes: statement.to_vec(),
+                signature: signature.to_vec(),
+            };
             let decoded = Statement::decode(statement).map_err(|e| e.to_string())?;
             state.take_statement(&decoded, &signed, received_at);
             Ok(())
@@ -264,17 +317,26 @@ fn replay_batch(
     for (offset, record) in records.iter() {
         let view = RecordView::parse(record).map_err(|error| error.to_string())?;
         let head = view.header_ref().map_err(|error| error.to_string())?;
-        if writer.as_ref().is_none_or(|writer| writer.as_str() != head.writer) {
+        if writer
+            .as_ref()
+            .is_none_or(|writer| writer.as_str() != head.writer)
+        {
             writer = Some(Writer::parse(head.writer).map_err(|error| error.to_string())?);
         }
         if stream.as_ref().is_none_or(|(text, _)| text != head.stream) {
             let parsed = Stream::parse(head.stream).map_err(|error| error.to_string())?;
             stream = Some((head.stream.to_owned(), parsed));
         }
-        let (Some(writer), Some((_, stream))) = (&writer, &stream) else { continue };
+        let (Some(writer), Some((_, stream))) = (&writer, &stream) else {
+            continue;
+        };
         let len = u32::try_from(record.len()).map_err(|error| error.to_string())?;
         let place = Place { file, offset, len };
-        let kept = Kept { leaf: leaf_hash(record), place, received_at };
+        let kept = Kept {
+            leaf: leaf_hash(record),
+            place,
+            received_at,
+        };
         let epoch = (writer, head.epoch);
         state.take_entry(epoch, stream, head.seq, view.schema_version, kept);
         note_row(stream.table, record, state, gaps);
@@ -284,7 +346,10 @@ fn replay_batch(
 
 fn cut(path: &Path, whole: u64) -> Result<(), JournalError> {
     let file = File::options().write(true).open(path);
-    file.and_then(|file| file.set_len(whole).and_then(|()| file.sync_all())).map_err(|source| {
-        JournalError::Io { doing: "cutting the torn tail of", path: path.to_owned(), source }
-    })
+    file.and_then(|file| file.set_len(whole).and_then(|()| file.sync_all()))
+        .map_err(|source| JournalError::Io {
+            doing: "cutting the torn tail of",
+            path: path.to_owned(),
+            source,
+        })
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use counterfoil_entry::clock;
-use counterfoil_trust::{ClientAuth, Identity, Peer, Refusal, peer_of, refusal_of_io, server_config};
+use counterfoil_trust::{
+    ClientAuth, Identity, Peer, Refusal, peer_of, refusal_of_io, server_config,
+};
 use http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -88,7 +90,9 @@ impl Receiver {
     }
 
     async fn connection(self, stream: TcpStream, acceptor: TlsAcceptor, watcher: Watcher) {
-        let from = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
+        let from = stream
+            .peer_addr()
+            .map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
         let peer = match timeout(PEER_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(tls)) => peer_of(tls.get_ref().1.peer_certificates().unwrap_or_default())
                 .map(|peer| (tls, peer)),
@@ -98,7 +102,11 @@ impl Receiver {
         let (tls, peer) = match peer {
             Ok(both) => both,
             Err(refusal) => {
-                tracing::warn!(from, reason = refusal.reason(), "refused a connection: {refusal}");
+                tracing::warn!(
+                    from,
+                    reason = refusal.reason(),
+                    "refused a connection: {refusal}"
+                );
                 return;
             }
         };
@@ -108,13 +116,18 @@ impl Receiver {
             async move { Ok::<_, Infallible>(receiver.respond(request, &peer).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE_TIMEOUT);
         builder
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(IDLE_TIMEOUT)
             .max_concurrent_streams(16);
-        let connection = builder.serve_connection(TokioIo::new(tls), service).into_owned();
+        let connection = builder
+            .serve_connection(TokioIo::new(tls), service)
+            .into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(from, %error, "a connection ended early");
         }
@@ -154,9 +167,13 @@ impl Receiver {
         match self.requests.try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(overload("the queue is full")),
-            Err(TrySendError::Disconnected(_)) => return Err(overload("the collector is stopping")),
+            Err(TrySendError::Disconnected(_)) => {
+                return Err(overload("the collector is stopping"));
+            }
         }
-        answer.await.unwrap_or_else(|_| Err(overload("the collector is stopping")))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(overload("the collector is stopping")))
     }
 }
 
@@ -183,7 +200,11 @@ fn render(answer: Answer) -> Response<Full<Bytes>> {
             Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
         },
         Err(refused) => {
-            tracing::info!(reason = refused.reason.word(), detail = refused.detail, "refused");
+            tracing::info!(
+                reason = refused.reason.word(),
+                detail = refused.detail,
+                "refused"
+            );
             (refused.reason.status(), refused.body())
         }
     };

@@ -108,7 +108,10 @@ impl Sealer {
             coverage,
         })?;
         let checkpoint = Arc::from(self.log.checkpoint());
-        Ok(Sealed { journal_file: job.journal_file, checkpoint })
+        Ok(Sealed {
+            journal_file: job.journal_file,
+            checkpoint,
+        })
     }
 
     /// Writes the segments of `job` into the staging folder.
@@ -208,7 +211,11 @@ fn split(ranges: Vec<&Covered>) -> Vec<Vec<&Covered>> {
     let mut current = Vec::new();
     let (mut rows, mut bytes) = (0_usize, 0_u64);
     for range in ranges {
-        let range_bytes: u64 = range.rows.iter().map(|kept| u64::from(kept.place.len)).sum();
+        let range_bytes: u64 = range
+            .rows
+            .iter()
+            .map(|kept| u64::from(kept.place.len))
+            .sum();
         let is_full = rows + range.rows.len() > SEGMENT_ROWS || bytes + range_bytes > SEGMENT_BYTES;
         if is_full && !current.is_empty() {
             segments.push(std::mem::take(&mut current));
@@ -236,8 +243,15 @@ fn signed_rows(unsealed: &[Unsealed]) -> Result<BTreeMap<Kind, Vec<SignedRow>>, 
         let mut record = Vec::new();
         row.encode(&mut record);
         let version = TableId::Statements.table().schema_version;
-        let kind = (TableId::Statements, row.header.stream.class.clone(), version);
-        let row = SignedRow { record, received_at: one.received_at };
+        let kind = (
+            TableId::Statements,
+            row.header.stream.class.clone(),
+            version,
+        );
+        let row = SignedRow {
+            record,
+            received_at: one.received_at,
+        };
         kinds.entry(kind).or_default().push(row);
     }
     Ok(kinds)
@@ -262,7 +276,12 @@ fn coverage_row(covered: &Covered, segment: u64) -> CoverageRow {
         count: wide(covered.rows.len()),
         statement: covered.by.number,
         segment,
-        received_at: covered.rows.iter().map(|kept| kept.received_at).max().unwrap_or_default(),
+        received_at: covered
+            .rows
+            .iter()
+            .map(|kept| kept.received_at)
+            .max()
+            .unwrap_or_default(),
         delivery: Delivery::Acked.as_str().to_owned(),
         attribution: Attribution::Native.as_str().to_owned(),
         statement_epoch: (covered.by.epoch != covered.epoch).then_some(covered.by.epoch),

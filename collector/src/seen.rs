@@ -53,8 +53,11 @@ impl Seen {
             return;
         }
         for (begin, end) in self.missing_in(from, until) {
-            let Some((hole, hole_end)) =
-                self.missing.range(..=begin).next_back().map(|(hole, end)| (*hole, *end))
+            let Some((hole, hole_end)) = self
+                .missing
+                .range(..=begin)
+                .next_back()
+                .map(|(hole, end)| (*hole, *end))
             else {
                 continue;
             };
@@ -84,9 +87,15 @@ mod tests {
         ];
         for order in orders {
             let mut seen = Seen::default();
-            order.iter().for_each(|(from, until)| seen.insert(*from, *until));
+            order
+                .iter()
+                .for_each(|(from, until)| seen.insert(*from, *until));
             assert_eq!(seen.next(), 11, "{order:?}");
-            assert_eq!(seen.missing().collect::<Vec<_>>(), [(3, 5), (8, 10)], "{order:?}");
+            assert_eq!(
+                seen.missing().collect::<Vec<_>>(),
+                [(3, 5), (8, 10)],
+                "{order:?}"
+            );
             assert_eq!(seen.missing_in(4, 9), [(4, 5), (8, 9)]);
             assert!(seen.has(7) && !seen.has(4) && !seen.has(11));
             seen.insert(3, 10);

@@ -1,11 +1,12 @@
 //! Starting and stopping: which thread and task runs when, and what ends before what.
 
+mod own_files;
+
 use std::error::Error;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -19,16 +20,17 @@ use counterfoil_entry::id::Writer;
 use counterfoil_entry::tree::sha256;
 use counterfoil_ledger::log::{Genesis, Log};
 use counterfoil_ledger::note::LogKey;
-use counterfoil_spool::join::{IdentityConfig, JoinError};
+use counterfoil_spool::join::JoinError;
 use counterfoil_spool::{
     Delivery, DeliveryConfig, DeliveryError, Ending, Spool, SpoolConfig, SpoolError,
 };
-use counterfoil_trust::{Identity, SpiffeId};
+use counterfoil_trust::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::own_files::{control_id, lock, log_key};
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
 use crate::intake::Desks;
@@ -136,7 +138,20 @@ impl Prepared {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;
-        Ok(Self { config, data, listener, lock })
+        Ok(Self {
+            config,
+            data,
+            listener,
+            lock,
+        })
+    }
+
+    /// C2SP verifier key of the log, for a policy that pins it; the key is made at the first start.
+    ///
+    /// # Errors
+    /// [`CollectorError::File`] when the key cannot be read or made.
+    pub fn verifier_key(&self) -> Result<String, CollectorError> {
+        log_key(&self.config).map(|key| key.verifier().to_string())
     }
 
     /// The configuration.
@@ -151,7 +166,9 @@ impl Prepared {
     /// [`CollectorError::Listen`] when the system does not tell.
     pub fn address(&self) -> Result<SocketAddr, CollectorError> {
         let address = self.config.listen;
-        self.listener.local_addr().map_err(|source| CollectorError::Listen { address, source })
+        self.listener
+            .local_addr()
+            .map_err(|source| CollectorError::Listen { address, source })
     }
 
     /// Recovers from books and journal, and starts the bookkeeper and the sealer.
@@ -160,7 +177,12 @@ impl Prepared {
     /// [`CollectorError`]; nothing acknowledged is lost.
     pub async fn start(self, identity: Identity) -> Result<Collector, CollectorError> {
         let address = self.address()?;
-        let Self { config, data, listener, lock } = self;
+        let Self {
+            config,
+            data,
+            listener,
+            lock,
+        } = self;
         let key = log_key(&config)?;
         let svid = identity.current();
         let name = format!("{}#{}", svid.spiffe_id().as_str(), config.instance);
@@ -173,7 +195,12 @@ impl Prepared {
             collector: svid.spiffe_id().as_str().to_owned(),
             control: control_id(&config.identity),
         };
-        let roots = identity.roots().der().iter().map(|der| der.to_vec()).collect();
+        let roots = identity
+            .roots()
+            .der()
+            .iter()
+            .map(|der| der.to_vec())
+            .collect();
         let (log, rebuilt) = recover(data.clone(), key, roots).await?;
         let spool = Spool::open(SpoolConfig {
             directory: data.spool(),
@@ -193,7 +220,15 @@ impl Prepared {
             requests: keeper.requests.clone(),
             is_closing: Arc::new(AtomicBool::new(false)),
         };
-        Ok(Collector { address, listener, receiver, delivery, spool, keeper, sealer })
+        Ok(Collector {
+            address,
+            listener,
+            receiver,
+            delivery,
+            spool,
+            keeper,
+            sealer,
+        })
     }
 }
 
@@ -212,10 +247,24 @@ impl Collector {
     /// # Errors
     /// [`CollectorError::Books`] when journal or books refused a write.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), CollectorError> {
-        let Self { listener, receiver, delivery, spool, keeper, sealer, .. } = self;
-        let Thread { requests, mut outcome } = keeper;
+        let Self {
+            listener,
+            receiver,
+            delivery,
+            spool,
+            keeper,
+            sealer,
+            ..
+        } = self;
+        let Thread {
+            requests,
+            mut outcome,
+        } = keeper;
         let (stop_own, stop_receiver) = (CancellationToken::new(), CancellationToken::new());
-        let _abandoned = (stop_own.clone().drop_guard(), stop_receiver.clone().drop_guard());
+        let _abandoned = (
+            stop_own.clone().drop_guard(),
+            stop_receiver.clone().drop_guard(),
+        );
         let is_closing = Arc::clone(&receiver.is_closing);
         let mut receiving = tokio::spawn(receiver.serve(listener, stop_receiver.clone()));
         let mut delivering = tokio::spawn({
@@ -232,9 +281,13 @@ impl Collector {
             match timeout(OWN_FINAL_TIMEOUT, &mut delivering).await {
                 Ok(Ok(Ok(Ending::Acknowledged))) => {}
                 Ok(Ok(Ok(Ending::Kept))) => {
-                    tracing::warn!("the collector's own last rows stay in its spool until it starts again");
+                    tracing::warn!(
+                        "the collector's own last rows stay in its spool until it starts again"
+                    );
                 }
-                Ok(Ok(Err(error))) => tracing::error!(%error, "delivering the collector's own rows"),
+                Ok(Ok(Err(error))) => {
+                    tracing::error!(%error, "delivering the collector's own rows")
+                }
                 Ok(Err(error)) => tracing::error!(%error, "delivering the collector's own rows"),
                 Err(_) => tracing::error!("the collector's own final statement did not arrive"),
             }
@@ -247,7 +300,8 @@ impl Collector {
         let outcome = match early {
             Some(outcome) => outcome,
             None => {
-                let closing = tokio::task::spawn_blocking(move || requests.send(Request::Close).is_ok());
+                let closing =
+                    tokio::task::spawn_blocking(move || requests.send(Request::Close).is_ok());
                 drop(closing.await);
                 outcome.await
             }
@@ -270,7 +324,11 @@ async fn recover(
     key: LogKey,
     trust_roots: Vec<Vec<u8>>,
 ) -> Result<(Log, Rebuilt), CollectorError> {
-    let genesis = Genesis { trust_roots, build: BUILD.to_owned(), at: clock::wall() };
+    let genesis = Genesis {
+        trust_roots,
+        build: BUILD.to_owned(),
+        at: clock::wall(),
+    };
     let recovering = tokio::task::spawn_blocking(move || {
         let staging = data.staging(key.verifier().name());
         let log = Log::open(&data.books(), &staging, key, &genesis)
@@ -279,7 +337,9 @@ async fn recover(
             rebuild(&data, &log).map_err(|error| CollectorError::Recover(Box::new(error)))?;
         Ok((log, rebuilt))
     });
-    recovering.await.map_err(|_| CollectorError::Thread("recovery"))?
+    recovering
+        .await
+        .map_err(|_| CollectorError::Thread("recovery"))?
 }
 
 fn start_threads(
@@ -290,7 +350,11 @@ fn start_threads(
     own: OwnWriter,
     lock: Arc<File>,
 ) -> Result<(Thread, JoinHandle<()>), CollectorError> {
-    let Rebuilt { mut state, mut files, next_file } = rebuilt;
+    let Rebuilt {
+        mut state,
+        mut files,
+        next_file,
+    } = rebuilt;
     let directory = data.journal(&config.origin);
     let journal = Journal::begin(&directory, next_file, state.unstated_mut(), &mut files)
         .map_err(|error| CollectorError::Recover(Box::new(error)))?;
@@ -304,12 +368,19 @@ fn start_threads(
         silence_ns: config.silence_s.saturating_mul(1_000_000_000),
     };
     let checkpoint = Arc::from(log.checkpoint());
-    let line = SealerLine { jobs, done: outcomes };
+    let line = SealerLine {
+        jobs,
+        done: outcomes,
+    };
     let keeper = Bookkeeper::new(pace, (state, journal, files), own, line, checkpoint);
     let (ended, outcome) = oneshot::channel();
     let sealer_lock = Arc::clone(&lock);
     let sealer = spawn("sealer", move || {
-        Sealer { log, build: BUILD.to_owned() }.run(&jobs_queue, &done);
+        Sealer {
+            log,
+            build: BUILD.to_owned(),
+        }
+        .run(&jobs_queue, &done);
         drop(sealer_lock);
     })?;
     spawn("bookkeeper", move || {
@@ -324,53 +395,8 @@ fn spawn(
     name: &'static str,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, CollectorError> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body);
     thread.map_err(|_| CollectorError::Thread(name))
-}
-
-/// The SPIFFE id of control; the same default as for joining.
-fn control_id(identity: &IdentityConfig) -> String {
-    let domain = || SpiffeId::parse(&identity.spiffe_id).map(|id| id.trust_domain().to_owned());
-    let default = || format!("spiffe://{}/counterfoil/control", domain().unwrap_or_default());
-    identity.control_spiffe_id.clone().unwrap_or_else(default)
-}
-
-/// Takes the lock of the books for as long as the file is held.
-fn lock(directory: &Path) -> Result<File, CollectorError> {
-    let path = directory.join("lock");
-    let error = |doing, source| CollectorError::File { doing, path: path.clone(), source };
-    fs::create_dir_all(directory).map_err(|source| error("making the folder of", source))?;
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|source| error("opening", source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(CollectorError::Locked(path)),
-        Err(TryLockError::Error(source)) => Err(error("locking", source)),
-    }
-}
-
-/// Reads the log's key, and makes it at the first start.
-fn log_key(config: &CollectorConfig) -> Result<LogKey, CollectorError> {
-    let path = config.log_key_path();
-    let error = |doing, source| CollectorError::File { doing, path: path.clone(), source };
-    match fs::read_to_string(&path) {
-        Ok(pem) => {
-            return LogKey::from_pem(&config.origin, &pem)
-                .map_err(|source| error("reading the log key", io::Error::other(source)));
-        }
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(error("reading the log key", source));
-        }
-        Err(_) => {}
-    }
-    let key = LogKey::generate(&config.origin)
-        .map_err(|source| error("making the log key", io::Error::other(source)))?;
-    let pem = key.to_pem().map_err(|source| error("making the log key", io::Error::other(source)))?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    let written = fs::create_dir_all(folder)
-        .and_then(|()| File::options().write(true).create_new(true).mode(0o600).open(&path))
-        .and_then(|mut file| file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| counterfoil_columns::directory::sync_directory(folder));
-    written.map_err(|source| error("writing the log key", source))?;
-    Ok(key)
 }

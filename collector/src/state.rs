@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use counterfoil_entry::id::{Epoch, Stream, Writer};
 use counterfoil_entry::rows::{GapRow, Trust};
-use counterfoil_entry::statement::{
-    Signed, Statement, StatementKind, StreamRange, statement_hash,
-};
+use counterfoil_entry::statement::{Signed, Statement, StatementKind, StreamRange, statement_hash};
 use counterfoil_entry::tree::Accumulator;
 use counterfoil_entry::{Hash, Time};
 
@@ -134,15 +132,20 @@ impl State {
 
     /// What is known of an epoch; begins to know it.
     pub(crate) fn epoch(&mut self, writer: &Writer, epoch: Epoch) -> &mut EpochState {
-        if !self.epochs.contains_key(writer) {
-            self.epochs.insert(writer.clone(), BTreeMap::new());
-        }
-        self.epochs.entry(writer.clone()).or_default().entry(epoch).or_default()
+        self.epochs
+            .entry(writer.clone())
+            .or_default()
+            .entry(epoch)
+            .or_default()
     }
 
     /// Rows that the next seal takes.
     pub(crate) fn sealable_rows(&self) -> usize {
-        self.sealable.iter().map(|covered| covered.rows.len()).sum::<usize>() + self.unsealed.len()
+        self.sealable
+            .iter()
+            .map(|covered| covered.rows.len())
+            .sum::<usize>()
+            + self.unsealed.len()
     }
 
     /// Takes an announcement that was judged.
@@ -168,14 +171,20 @@ impl State {
         if !streams.contains_key(stream) {
             streams.insert(stream.clone(), StreamState::default());
         }
-        let Some(state) = streams.get_mut(stream) else { return false };
+        let Some(state) = streams.get_mut(stream) else {
+            return false;
+        };
         if state.seen.has(seq) {
             return false;
         }
         state.seen.insert(seq, seq + 1);
         state.schema_version = Some(schema_version);
         state.unstated.insert(seq, kept);
-        if state.held.iter().any(|held| held.from <= seq && seq < held.until) {
+        if state
+            .held
+            .iter()
+            .any(|held| held.from <= seq && seq < held.until)
+        {
             let released = state.release((writer, epoch), stream);
             self.sealable.extend(released);
         }
@@ -194,9 +203,16 @@ impl State {
     /// Takes a statement that was judged good; its entries become sealable, or are held for holes.
     pub(crate) fn take_statement(&mut self, statement: &Statement, signed: &Signed, at: Time) {
         let (writer, epoch) = (&statement.writer, statement.epoch);
-        let by = StatedBy { epoch, number: statement.number };
+        let by = StatedBy {
+            epoch,
+            number: statement.number,
+        };
         for (of, range) in statement.covered() {
-            let stream = self.epoch(writer, of).streams.entry(range.stream.clone()).or_default();
+            let stream = self
+                .epoch(writer, of)
+                .streams
+                .entry(range.stream.clone())
+                .or_default();
             stream.hold(range, by);
             let released = stream.release((writer, of), &range.stream);
             self.sealable.extend(released);
@@ -217,7 +233,9 @@ impl State {
     /// Notes number, hash and time of a statement, and which epochs it closes.
     pub(crate) fn note_statement(&mut self, statement: &Statement, hash: Hash) {
         let epoch = self.epoch(&statement.writer, statement.epoch);
-        epoch.statements.insert(statement.number, statement.number.saturating_add(1));
+        epoch
+            .statements
+            .insert(statement.number, statement.number.saturating_add(1));
         epoch.hashes.insert(statement.number, hash);
         if epoch.hashes.len() > HASHES_MAX {
             epoch.hashes.pop_first();
@@ -256,12 +274,17 @@ impl State {
 
     /// Takes what a sealed statement says; the coverage of all manifests must be noted before.
     pub(crate) fn note_sealed_statement(&mut self, statement: &Statement, hash: Hash) {
-        let by = StatedBy { epoch: statement.epoch, number: statement.number };
+        let by = StatedBy {
+            epoch: statement.epoch,
+            number: statement.number,
+        };
         for (of, range) in statement.covered() {
             let streams = &mut self.epoch(&statement.writer, of).streams;
             let stream = streams.entry(range.stream.clone()).or_default();
             stream.hold(range, by);
-            stream.seen.expect(range.first_seq.saturating_add(range.count));
+            stream
+                .seen
+                .expect(range.first_seq.saturating_add(range.count));
         }
         self.note_statement(statement, hash);
     }
@@ -278,7 +301,12 @@ impl StreamState {
         let (from, until) = (range.first_seq, range.first_seq.saturating_add(range.count));
         if !self.is_proved(from, until) {
             self.proved.expect(until);
-            self.held.push(Held { from, until, root: range.root, by });
+            self.held.push(Held {
+                from,
+                until,
+                root: range.root,
+                by,
+            });
         }
     }
 
@@ -286,16 +314,14 @@ impl StreamState {
     fn release(&mut self, (writer, epoch): (&Writer, Epoch), stream: &Stream) -> Vec<Covered> {
         let mut released = Vec::new();
         for held in std::mem::take(&mut self.held) {
-            let rows: Vec<Kept> =
-                self.unstated.range(held.from..held.until).map(|(_, kept)| *kept).collect();
-            let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-            let mut tree = Accumulator::default();
-            rows.iter().for_each(|kept| tree.push(kept.leaf));
-            if count < held.until - held.from || tree.root() != held.root {
+            let is_there = held.until <= self.seen.next()
+                && self.seen.missing_in(held.from, held.until).is_empty();
+            if !is_there || self.root(held.from, held.until) != held.root {
                 self.held.push(held);
                 continue;
             }
-            self.unstated.retain(|seq, _| !(held.from..held.until).contains(seq));
+            let mut rows = self.unstated.split_off(&held.from);
+            self.unstated.append(&mut rows.split_off(&held.until));
             self.proved.insert(held.from, held.until);
             released.push(Covered {
                 writer: writer.clone(),
@@ -304,9 +330,18 @@ impl StreamState {
                 schema_version: self.schema_version.unwrap_or_default(),
                 first_seq: held.from,
                 by: held.by,
-                rows,
+                rows: rows.into_values().collect(),
             });
         }
         released
+    }
+
+    /// Root over the entries of `[from, until)` that are not proved yet.
+    pub(crate) fn root(&self, from: u64, until: u64) -> Hash {
+        let mut tree = Accumulator::default();
+        self.unstated
+            .range(from..until)
+            .for_each(|(_, kept)| tree.push(kept.leaf));
+        tree.root()
     }
 }

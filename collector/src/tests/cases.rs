@@ -31,7 +31,10 @@ async fn what_is_right_is_acknowledged_once_however_often_it_comes() {
     }
     let (_, greeting) = shop.hello(&collector).await;
     let known = &greeting["epochs"][0];
-    assert_eq!((known["epoch"].as_u64(), known["number"].as_u64()), (Some(7), Some(0)));
+    assert_eq!(
+        (known["epoch"].as_u64(), known["number"].as_u64()),
+        (Some(7), Some(0))
+    );
     assert_eq!(known["sha256"], shop.previous.unwrap().to_string());
     assert_eq!(known["streams"][STREAM], 5);
     assert_eq!(world.rows(TableId::Entries).journaled, shop.records);
@@ -40,7 +43,11 @@ async fn what_is_right_is_acknowledged_once_however_often_it_comes() {
     sent.sort();
     let rows = world.rows(TableId::Entries);
     assert_eq!((rows.sorted(), rows.journaled.len()), (sent, 0));
-    assert_eq!(world.rows(TableId::Statements).sealed.len(), 2 + 2, "and the collector's own");
+    assert_eq!(
+        world.rows(TableId::Statements).sealed.len(),
+        2 + 2,
+        "and the collector's own"
+    );
     let report = world.verify();
     assert!(report.is_proved(), "{report:#?}");
 }
@@ -74,16 +81,20 @@ async fn skipped_entries_open_a_gap_that_late_ones_close() {
     shop.hello(&collector).await;
     shop.write(10);
     assert_eq!(shop.send(&collector, 0..4).await.0, 200);
-    assert_eq!(shop.send(&collector, 6..10).await.0, 200, "a skip is acknowledged");
+    assert_eq!(
+        shop.send(&collector, 6..10).await.0,
+        200,
+        "a skip is acknowledged"
+    );
     let statement = shop.state(Regular);
     assert_eq!(shop.submit(&collector, &statement).await.0, 200);
     shop.work(&collector, 2).await;
     eventually("the gap is a row", || {
         let gaps = world.gaps();
         let skipped = |gap: &&GapRow| gap.cause == "sequence_skipped";
-        open(&gaps).into_iter().any(|gap| {
-            skipped(&gap) && (gap.from_seq, gap.until_seq) == (Some(4), Some(6))
-        })
+        open(&gaps)
+            .into_iter()
+            .any(|gap| skipped(&gap) && (gap.from_seq, gap.until_seq) == (Some(4), Some(6)))
     })
     .await;
     assert_eq!(shop.send(&collector, 4..6).await.0, 200);
@@ -161,22 +172,34 @@ async fn a_wrong_signature_or_root_is_refused_for_good_and_recorded() {
     let mut forged = shop.state(Regular);
     forged.signature[5] ^= 1;
     let (status, answer) = shop.submit(&collector, &forged).await;
-    assert_eq!((status, &answer["reason"], &answer["permanent"]), (400, &"signature".into(), &true.into()));
+    assert_eq!(
+        (status, &answer["reason"], &answer["permanent"]),
+        (400, &"signature".into(), &true.into())
+    );
     let mut range = shop.range(0..4);
     range.root.0[0] ^= 1;
     let wrong = shop.state_ranges(Regular, vec![range]);
     let (status, answer) = shop.submit(&collector, &wrong).await;
-    assert_eq!((status, &answer["reason"], &answer["permanent"]), (400, &"root".into(), &true.into()));
+    assert_eq!(
+        (status, &answer["reason"], &answer["permanent"]),
+        (400, &"root".into(), &true.into())
+    );
     shop.work(&collector, 2).await;
     eventually("the gaps are rows", || {
         let gaps = world.gaps();
         let causes: Vec<_> = open(&gaps).iter().map(|gap| gap.cause.clone()).collect();
-        ["signature", "root", "not_proved"].iter().all(|cause| causes.contains(&(*cause).to_owned()))
+        ["signature", "root", "not_proved"]
+            .iter()
+            .all(|cause| causes.contains(&(*cause).to_owned()))
     })
     .await;
     collector.stop().await;
     let rows = world.rows(TableId::Entries);
-    assert_eq!((rows.sealed.len(), rows.journaled.len()), (2, 4), "nothing received is thrown away");
+    assert_eq!(
+        (rows.sealed.len(), rows.journaled.len()),
+        (2, 4),
+        "nothing received is thrown away"
+    );
     let report = world.verify();
     assert!(report.is_proved(), "{report:#?}");
 }
@@ -189,11 +212,17 @@ async fn a_statement_before_its_entries_is_asked_for_again() {
     shop.write(3);
     let statement = shop.state(Regular);
     let (status, answer) = shop.submit(&collector, &statement).await;
-    assert_eq!((status, &answer["reason"], &answer["permanent"]), (409, &"not_announced".into(), &false.into()));
+    assert_eq!(
+        (status, &answer["reason"], &answer["permanent"]),
+        (409, &"not_announced".into(), &false.into())
+    );
     assert_eq!(shop.send(&collector, 0..3).await.0, 409);
     shop.hello(&collector).await;
     let (status, answer) = shop.submit(&collector, &statement).await;
-    assert_eq!((status, &answer["reason"], &answer["permanent"]), (409, &"entries_missing".into(), &false.into()));
+    assert_eq!(
+        (status, &answer["reason"], &answer["permanent"]),
+        (409, &"entries_missing".into(), &false.into())
+    );
     assert_eq!(shop.send(&collector, 0..3).await.0, 200);
     assert_eq!(shop.submit(&collector, &statement).await.0, 200);
     collector.stop().await;
@@ -224,7 +253,11 @@ async fn nobody_writes_for_another_and_nothing_malformed_gets_in() {
         ("/v1/batch", long, 413, "too_large"),
     ] {
         let (found, answer) = thief.post(&collector, path, body).await;
-        assert_eq!((found, answer["reason"].as_str()), (status, Some(reason)), "{path}: {answer}");
+        assert_eq!(
+            (found, answer["reason"].as_str()),
+            (status, Some(reason)),
+            "{path}: {answer}"
+        );
         assert_eq!(answer["permanent"], true);
     }
     assert_eq!(thief.post(&collector, "/v1/else", Vec::new()).await.0, 404);
@@ -243,14 +276,25 @@ async fn only_the_collector_writes_gaps_and_only_control_issuance() {
     for table in [TableId::Gaps, TableId::Conflicts, TableId::Issuance] {
         let stream = format!("{}/permanent/0", table.name());
         let (mut record, mut body) = (Vec::new(), Vec::new());
-        let header =
-            HeaderRef { writer: shop.name.as_str(), epoch: shop.epoch, stream: &stream, seq: 0 };
+        let header = HeaderRef {
+            writer: shop.name.as_str(),
+            epoch: shop.epoch,
+            stream: &stream,
+            seq: 0,
+        };
         begin(table, &header, &mut record);
         push_record(&mut body, &record);
         let (status, answer) = shop.post(&collector, "/v1/batch", body).await;
-        assert_eq!((status, answer["reason"].as_str()), (403, Some("not_the_writer")), "{stream}");
+        assert_eq!(
+            (status, answer["reason"].as_str()),
+            (403, Some("not_the_writer")),
+            "{stream}"
+        );
     }
-    assert_eq!(world.identity(COLLECTOR).current().spiffe_id().as_str(), COLLECTOR);
+    assert_eq!(
+        world.identity(COLLECTOR).current().spiffe_id().as_str(),
+        COLLECTOR
+    );
     collector.stop().await;
 }
 
@@ -269,9 +313,14 @@ async fn a_foreign_or_missing_certificate_is_refused_before_any_request() {
     let bare = counterfoil_trust::client_config_without_svid(&roots, id, &[b"http/1.1"]);
     let foreign = counterfoil_trust::client_config(&identity, expect, &[b"http/1.1"]);
     for config in [bare, foreign] {
-        let stream = tokio::net::TcpStream::connect(collector.address).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(collector.address)
+            .await
+            .unwrap();
         let connector = tokio_rustls::TlsConnector::from(config);
-        let refused = match connector.connect(counterfoil_trust::server_name(), stream).await {
+        let refused = match connector
+            .connect(counterfoil_trust::server_name(), stream)
+            .await
+        {
             Err(_) => true,
             Ok(mut tls) => {
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -297,7 +346,9 @@ async fn a_silent_writer_is_a_gap_until_it_speaks_again() {
     shop.hello(&collector).await;
     shop.work(&collector, 1).await;
     eventually("silence is a row", || {
-        open(&world.gaps()).iter().any(|gap| gap.detected_by == "silence")
+        open(&world.gaps())
+            .iter()
+            .any(|gap| gap.detected_by == "silence")
     })
     .await;
     shop.work(&collector, 1).await;

@@ -57,9 +57,17 @@ async fn taken_over(world: &World) -> (Sealer, SealJob) {
     .await;
     let pem = fs::read_to_string(world.config().log_key_path()).unwrap();
     let key = LogKey::from_pem(ORIGIN, &pem).unwrap();
-    let genesis = Genesis { trust_roots: Vec::new(), build: "test".to_owned(), at: clock::wall() };
+    let genesis = Genesis {
+        trust_roots: Vec::new(),
+        build: "test".to_owned(),
+        at: clock::wall(),
+    };
     let log = Log::open(&data.books(), &data.staging(ORIGIN), key, &genesis).unwrap();
-    let Rebuilt { mut state, mut files, next_file } = rebuild(&data, &log).unwrap();
+    let Rebuilt {
+        mut state,
+        mut files,
+        next_file,
+    } = rebuild(&data, &log).unwrap();
     let directory = data.journal(ORIGIN);
     Journal::begin(&directory, next_file, state.unstated_mut(), &mut files).unwrap();
     let job = SealJob {
@@ -69,7 +77,13 @@ async fn taken_over(world: &World) -> (Sealer, SealJob) {
         journal_directory: directory,
         files,
     };
-    (Sealer { log, build: "test".to_owned() }, job)
+    (
+        Sealer {
+            log,
+            build: "test".to_owned(),
+        },
+        job,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +91,10 @@ async fn killed_before_any_seal() {
     let world = World::new();
     let shop = killed(&world).await;
     let found = world.rows(TableId::Entries);
-    assert_eq!((found.sealed.len(), found.journaled), (0, shop.records.clone()));
+    assert_eq!(
+        (found.sealed.len(), found.journaled),
+        (0, shop.records.clone())
+    );
     all_is_there_once(&world, shop).await;
 }
 
@@ -86,7 +103,11 @@ async fn killed_after_the_journal_was_rotated() {
     let world = World::new();
     let shop = killed(&world).await;
     drop(taken_over(&world).await);
-    assert_eq!(world.rows(TableId::Entries).sorted().len(), 12, "carried rows count once");
+    assert_eq!(
+        world.rows(TableId::Entries).sorted().len(),
+        12,
+        "carried rows count once"
+    );
     all_is_there_once(&world, shop).await;
 }
 
@@ -100,7 +121,12 @@ async fn killed_while_the_carried_entries_were_written() {
     let path = file_path(&directory, last);
     let len = fs::metadata(&path).unwrap().len();
     assert!(len > 100);
-    fs::File::options().write(true).open(&path).unwrap().set_len(len / 2).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(len / 2)
+        .unwrap();
     all_is_there_once(&world, shop).await;
 }
 
@@ -110,7 +136,10 @@ async fn killed_after_the_segments_were_staged() {
     let shop = killed(&world).await;
     let (sealer, job) = taken_over(&world).await;
     let (segments, coverage) = sealer.stage(&job, clock::wall()).unwrap();
-    assert!(segments.len() >= 2 && coverage.len() == 3, "{segments:?} {coverage:?}");
+    assert!(
+        segments.len() >= 2 && coverage.len() == 3,
+        "{segments:?} {coverage:?}"
+    );
     drop((sealer, job));
     let staged = || fs::read_dir(world.data().staging(ORIGIN)).unwrap().count();
     assert!(staged() >= 2);
@@ -144,7 +173,12 @@ async fn a_torn_journal_tail_is_cut_to_the_last_whole_frame() {
     let whole = fs::metadata(&path).unwrap().len();
     drop(taken_over(&world).await);
     fs::remove_file(file_path(&directory, last + 1)).unwrap();
-    fs::File::options().write(true).open(&path).unwrap().set_len(whole - 1).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(whole - 1)
+        .unwrap();
     let collector = world.collector().await;
     let (_, greeting) = shop.hello(&collector).await;
     assert_eq!(greeting["epochs"][0]["streams"]["entries/ops_90d/0"], 10);
@@ -161,7 +195,10 @@ async fn garbage_after_the_last_frame_is_cut_off() {
     let shop = killed(&world).await;
     let directory = world.data().journal(ORIGIN);
     let last = *journal::files(&directory).unwrap().last().unwrap();
-    let mut file = fs::File::options().append(true).open(file_path(&directory, last)).unwrap();
+    let mut file = fs::File::options()
+        .append(true)
+        .open(file_path(&directory, last))
+        .unwrap();
     file.write_all(&[0xff; 77]).unwrap();
     all_is_there_once(&world, shop).await;
 }
@@ -178,18 +215,30 @@ async fn a_killed_writer_is_closed_by_the_recovery_of_its_next_epoch() {
     let mut new = world.writer(SHOP, 9);
     let (_, greeting) = new.hello(&collector).await;
     assert_eq!(greeting["epochs"][0]["streams"]["entries/ops_90d/0"], 7);
-    assert_eq!(old.send(&collector, 4..10).await.0, 200, "the tail comes again");
+    assert_eq!(
+        old.send(&collector, 4..10).await.0,
+        200,
+        "the tail comes again"
+    );
     let recovery = new.recover(&old);
     assert_eq!(new.submit(&collector, &recovery).await.0, 200);
     new.work(&collector, 2).await;
     let last = new.state(Final);
     assert_eq!(new.submit(&collector, &last).await.0, 200);
     let (_, greeting) = new.hello(&collector).await;
-    assert_eq!(greeting["epochs"], serde_json::json!([]), "both epochs are closed");
+    assert_eq!(
+        greeting["epochs"],
+        serde_json::json!([]),
+        "both epochs are closed"
+    );
     collector.kill().await;
     let collector = world.collector().await;
     let (_, greeting) = new.hello(&collector).await;
-    assert_eq!(greeting["epochs"], serde_json::json!([]), "also after a crash");
+    assert_eq!(
+        greeting["epochs"],
+        serde_json::json!([]),
+        "also after a crash"
+    );
     collector.stop().await;
     assert_eq!(world.rows(TableId::Entries).sealed.len(), 12);
     let report = world.verify();
@@ -206,16 +255,23 @@ async fn statements_and_streams_are_known_after_a_restart_from_the_books_alone()
     shop.work(&collector, 4).await;
     let first = shop.previous;
     collector.stop().await;
-    let size = read_checkpoint(&world.data().books(), ORIGIN).unwrap().unwrap().size;
+    let size = read_checkpoint(&world.data().books(), ORIGIN)
+        .unwrap()
+        .unwrap()
+        .size;
     assert!(size >= 2);
     let collector = world.collector().await;
     let (_, greeting) = shop.hello(&collector).await;
     let known = &greeting["epochs"][0];
-    assert_eq!((known["number"].as_u64(), known["sha256"].as_str()), (
-        Some(0),
-        Some(first.unwrap().to_string().as_str())
-    ));
-    assert_eq!(shop.send(&collector, 0..4).await.0, 200, "a duplicate of sealed entries");
+    assert_eq!(
+        (known["number"].as_u64(), known["sha256"].as_str()),
+        (Some(0), Some(first.unwrap().to_string().as_str()))
+    );
+    assert_eq!(
+        shop.send(&collector, 0..4).await.0,
+        200,
+        "a duplicate of sealed entries"
+    );
     shop.work(&collector, 1).await;
     collector.stop().await;
     assert_eq!(world.rows(TableId::Entries).sealed.len(), 5);
@@ -223,6 +279,10 @@ async fn statements_and_streams_are_known_after_a_restart_from_the_books_alone()
     let mut distinct = statements.clone();
     distinct.sort();
     distinct.dedup();
-    assert_eq!(statements.len(), distinct.len(), "the announcement is sealed once");
+    assert_eq!(
+        statements.len(),
+        distinct.len(),
+        "the announcement is sealed once"
+    );
     assert!(world.verify().is_proved());
 }

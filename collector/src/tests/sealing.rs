@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use counterfoil_columns::directory::origin_slug;
 use counterfoil_entry::entry::Entry;
-use counterfoil_entry::word::{Kind, Side};
 use counterfoil_entry::id::{RetentionClass, Writer};
 use counterfoil_entry::table::TableId;
+use counterfoil_entry::word::{Kind, Side};
 use counterfoil_entry::{Hash, Time};
 use counterfoil_ledger::log::{read_checkpoint, read_manifest};
 use counterfoil_ledger::manifest::Body;
@@ -26,17 +26,24 @@ async fn every_interval_is_sealed_also_an_empty_one_and_manifest_0_is_the_key() 
     shop.hello(&collector).await;
     shop.work(&collector, 20).await;
     let books = world.data().books();
-    let size = || read_checkpoint(&books, ORIGIN).unwrap().map_or(0, |head| head.size);
+    let size = || {
+        read_checkpoint(&books, ORIGIN)
+            .unwrap()
+            .map_or(0, |head| head.size)
+    };
     eventually("four manifests", || size() >= 4).await;
     shop.work(&collector, 20).await;
     collector.stop().await;
-    let manifests: Vec<_> =
-        (0..size()).map(|number| read_manifest(&books, ORIGIN, number).unwrap().0).collect();
+    let manifests: Vec<_> = (0..size())
+        .map(|number| read_manifest(&books, ORIGIN, number).unwrap().0)
+        .collect();
     assert!(matches!(&manifests[0].body, Body::Key { trust_roots, .. } if trust_roots.len() == 1));
     let mut empty = 0;
     for pair in manifests.windows(2) {
         assert_eq!(pair[0].until, pair[1].from);
-        let Body::Seal { segments, .. } = &pair[1].body else { panic!("{pair:?}") };
+        let Body::Seal { segments, .. } = &pair[1].body else {
+            panic!("{pair:?}")
+        };
         empty += usize::from(segments.is_empty());
     }
     assert!(empty > 0, "an interval without entries is sealed too");
@@ -70,7 +77,11 @@ async fn what_is_not_stated_waits_in_the_next_journal_file() {
     let report = world.verify();
     assert!(report.is_proved(), "{report:#?}");
     let journal = world.data().journal(ORIGIN);
-    assert_eq!(counterfoil_columns::journal::files(&journal).unwrap().len(), 1, "it is trimmed");
+    assert_eq!(
+        counterfoil_columns::journal::files(&journal).unwrap().len(),
+        1,
+        "it is trimmed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +108,10 @@ async fn a_real_spool_delivers_and_its_rows_are_sealed_once() {
     let class = RetentionClass::parse("sox_7y").unwrap();
     for at in 0..500 {
         let entry = Entry::new(Side::Server, Kind::Grpc, Time::from_ns(at));
-        lane.append(TableId::Entries, &class, |header, out| entry.encode(header, out)).unwrap();
+        lane.append(TableId::Entries, &class, |header, out| {
+            entry.encode(header, out)
+        })
+        .unwrap();
         if at % 100 == 0 {
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
@@ -119,7 +133,10 @@ async fn a_second_collector_on_the_same_books_is_refused() {
     let world = World::new();
     let collector = world.collector().await;
     let error = Prepared::open(world.config()).await.unwrap_err();
-    assert!(matches!(&error, CollectorError::Locked(path) if path.ends_with(origin_slug(ORIGIN) + "/lock")), "{error}");
+    assert!(
+        matches!(&error, CollectorError::Locked(path) if path.ends_with(origin_slug(ORIGIN) + "/lock")),
+        "{error}"
+    );
     collector.stop().await;
 }
 
@@ -127,7 +144,11 @@ async fn a_second_collector_on_the_same_books_is_refused() {
 async fn a_newer_data_directory_and_a_port_in_use_are_told_clearly() {
     let world = World::new();
     world.data();
-    std::fs::write(world.folder.path().join("data/format"), "counterfoil-data 9\n").unwrap();
+    std::fs::write(
+        world.folder.path().join("data/format"),
+        "counterfoil-data 9\n",
+    )
+    .unwrap();
     let error = Prepared::open(world.config()).await.unwrap_err();
     assert!(matches!(error, CollectorError::Directory(_)), "{error}");
     let world = World::new();

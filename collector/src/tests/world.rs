@@ -11,7 +11,6 @@ use counterfoil_columns::journal::{self, Frames, JournalFrame};
 use counterfoil_columns::segment::read_rows;
 use counterfoil_entry::announcement::Announcement;
 use counterfoil_entry::entry::Entry;
-use counterfoil_entry::word::{Kind, Side};
 use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Epoch, Stream, Writer};
 use counterfoil_entry::record::{HeaderRef, RecordView};
@@ -21,6 +20,7 @@ use counterfoil_entry::statement::{
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::tree::{leaf_hash, root};
+use counterfoil_entry::word::{Kind, Side};
 use counterfoil_entry::{Hash, Time, clock};
 use counterfoil_ledger::log::{read_checkpoint, read_manifest};
 use counterfoil_ledger::manifest::Body;
@@ -80,7 +80,10 @@ impl World {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let authority = CertifiedIssuer::self_signed(params, key).unwrap();
-        Self { authority, folder: tempfile::tempdir().unwrap() }
+        Self {
+            authority,
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(super) fn data(&self) -> DataDirectory {
@@ -94,8 +97,12 @@ impl World {
     pub(super) fn identity(&self, id: &str) -> Identity {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2100, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.authority).unwrap();
         let svid = Svid::from_pem(&certificate.pem(), &key.serialize_pem()).unwrap();
@@ -144,7 +151,11 @@ impl World {
         let collector = prepared.start(self.identity(COLLECTOR)).await.unwrap();
         let (address, shutdown) = (collector.address(), CancellationToken::new());
         let serving = tokio::spawn(collector.serve(shutdown.clone()));
-        Running { address, shutdown, serving }
+        Running {
+            address,
+            shutdown,
+            serving,
+        }
     }
 
     pub(super) fn writer(&self, id: &str, epoch: u64) -> TestWriter {
@@ -177,11 +188,16 @@ impl World {
         let data = self.data();
         let mut found = Found::default();
         let books = data.books();
-        let size = read_checkpoint(&books, ORIGIN).unwrap().map_or(0, |head| head.size);
+        let size = read_checkpoint(&books, ORIGIN)
+            .unwrap()
+            .map_or(0, |head| head.size);
         let mut first_file = 0;
         for number in 0..size {
-            let Body::Seal { journal_file, segments, .. } =
-                read_manifest(&books, ORIGIN, number).unwrap().0.body
+            let Body::Seal {
+                journal_file,
+                segments,
+                ..
+            } = read_manifest(&books, ORIGIN, number).unwrap().0.body
             else {
                 continue;
             };
@@ -194,7 +210,12 @@ impl World {
                 .unwrap();
             }
         }
-        read_journal(&data.journal(ORIGIN), first_file, table, &mut found.journaled);
+        read_journal(
+            &data.journal(ORIGIN),
+            first_file,
+            table,
+            &mut found.journaled,
+        );
         found
     }
 
@@ -231,17 +252,26 @@ impl Found {
 
 fn read_journal(directory: &Path, first: u64, table: TableId, into: &mut Vec<Vec<u8>>) {
     let numbers = journal::files(directory).unwrap();
-    for (at, number) in numbers.into_iter().filter(|number| *number >= first).enumerate() {
+    for (at, number) in numbers
+        .into_iter()
+        .filter(|number| *number >= first)
+        .enumerate()
+    {
         let bytes = journal::read(&journal::file_path(directory, number)).unwrap();
         for located in Frames::new(&bytes) {
             let located = located.unwrap();
             if let JournalFrame::Batch { records, .. } = located.frame
                 && (at == 0 || !located.carried)
             {
-                let of_table = |record: &&[u8]| {
-                    RecordView::parse(record).unwrap().table == table.number()
-                };
-                into.extend(records.iter().map(|(_, r)| r).filter(of_table).map(<[u8]>::to_vec));
+                let of_table =
+                    |record: &&[u8]| RecordView::parse(record).unwrap().table == table.number();
+                into.extend(
+                    records
+                        .iter()
+                        .map(|(_, r)| r)
+                        .filter(of_table)
+                        .map(<[u8]>::to_vec),
+                );
             }
         }
     }
@@ -284,12 +314,17 @@ impl TestWriter {
     /// A batch of the entries with these seqs.
     pub(super) fn batch(&self, seqs: std::ops::Range<usize>) -> Vec<u8> {
         let mut body = Vec::new();
-        self.records[seqs].iter().for_each(|record| push_record(&mut body, record));
+        self.records[seqs]
+            .iter()
+            .for_each(|record| push_record(&mut body, record));
         body
     }
 
     pub(super) fn range(&self, seqs: std::ops::Range<usize>) -> StreamRange {
-        let leaves: Vec<_> = self.records[seqs.clone()].iter().map(|r| leaf_hash(r)).collect();
+        let leaves: Vec<_> = self.records[seqs.clone()]
+            .iter()
+            .map(|r| leaf_hash(r))
+            .collect();
         StreamRange {
             stream: Stream::parse(STREAM).unwrap(),
             first_seq: seqs.start as u64,
@@ -301,7 +336,11 @@ impl TestWriter {
     /// The next statement over all entries written since the last one.
     pub(super) fn state(&mut self, kind: StatementKind) -> Signed {
         let seqs = self.stated..self.records.len();
-        let streams = if seqs.is_empty() { Vec::new() } else { vec![self.range(seqs)] };
+        let streams = if seqs.is_empty() {
+            Vec::new()
+        } else {
+            vec![self.range(seqs)]
+        };
         self.stated = self.records.len();
         self.state_ranges(kind, streams)
     }
@@ -342,8 +381,16 @@ impl TestWriter {
     pub(super) fn recover(&mut self, old: &Self) -> Signed {
         let seqs = old.stated..old.records.len();
         let last = old.number.checked_sub(1).zip(old.previous);
-        let tail = if seqs.is_empty() { Vec::new() } else { vec![old.range(seqs)] };
-        let recovery = Recovery { old_epoch: old.epoch, last, tail };
+        let tail = if seqs.is_empty() {
+            Vec::new()
+        } else {
+            vec![old.range(seqs)]
+        };
+        let recovery = Recovery {
+            old_epoch: old.epoch,
+            last,
+            tail,
+        };
         self.state_ranges(StatementKind::Recovery(recovery), Vec::new())
     }
 
@@ -390,9 +437,13 @@ impl TestWriter {
     pub(super) async fn post(&self, to: &Running, path: &str, body: Vec<u8>) -> Reply {
         let config = client_config(&self.identity, Expect::AnyInDomain, &[b"http/1.1"]);
         let stream = TcpStream::connect(to.address).await.unwrap();
-        let tls = TlsConnector::from(config).connect(server_name(), stream).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
+        let tls = TlsConnector::from(config)
+            .connect(server_name(), stream)
+            .await
+            .unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
+            .await
+            .unwrap();
         let connection = tokio::spawn(connection);
         let request = http::Request::post(path)
             .header("host", "collector")

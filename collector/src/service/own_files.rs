@@ -1,0 +1,88 @@
+//! The collector's own files: the lock of the books and the log's key; and whom it takes for control.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use counterfoil_ledger::note::LogKey;
+use counterfoil_spool::join::IdentityConfig;
+use counterfoil_trust::SpiffeId;
+
+use super::CollectorError;
+use crate::config::CollectorConfig;
+
+/// The SPIFFE id of control; the same default as for joining.
+pub(super) fn control_id(identity: &IdentityConfig) -> String {
+    let domain = || SpiffeId::parse(&identity.spiffe_id).map(|id| id.trust_domain().to_owned());
+    let default = || {
+        format!(
+            "spiffe://{}/counterfoil/control",
+            domain().unwrap_or_default()
+        )
+    };
+    identity.control_spiffe_id.clone().unwrap_or_else(default)
+}
+
+/// Takes the lock of the books for as long as the file is held.
+pub(super) fn lock(directory: &Path) -> Result<File, CollectorError> {
+    let path = directory.join("lock");
+    let error = |doing, source| CollectorError::File {
+        doing,
+        path: path.clone(),
+        source,
+    };
+    fs::create_dir_all(directory).map_err(|source| error("making the folder of", source))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.map_err(|source| error("opening", source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CollectorError::Locked(path)),
+        Err(TryLockError::Error(source)) => Err(error("locking", source)),
+    }
+}
+
+/// Reads the log's key, and makes it at the first start.
+pub(super) fn log_key(config: &CollectorConfig) -> Result<LogKey, CollectorError> {
+    let path = config.log_key_path();
+    let error = |doing, source| CollectorError::File {
+        doing,
+        path: path.clone(),
+        source,
+    };
+    match fs::read_to_string(&path) {
+        Ok(pem) => {
+            return LogKey::from_pem(&config.origin, &pem)
+                .map_err(|source| error("reading the log key", io::Error::other(source)));
+        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(error("reading the log key", source));
+        }
+        Err(_) => {}
+    }
+    let key = LogKey::generate(&config.origin)
+        .map_err(|source| error("making the log key", io::Error::other(source)))?;
+    let pem = key
+        .to_pem()
+        .map_err(|source| error("making the log key", io::Error::other(source)))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let written = fs::create_dir_all(folder)
+        .and_then(|()| {
+            File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+        })
+        .and_then(|mut file| {
+            file.write_all(pem.as_bytes())
+                .and_then(|()| file.sync_all())
+        })
+        .and_then(|()| counterfoil_columns::directory::sync_directory(folder));
+    written.map_err(|source| error("writing the log key", source))?;
+    Ok(key)
+}
