@@ -4,6 +4,7 @@
 //! Memory does not grow with the rows: a segment's leaf hashes are held while it is read, then one
 //! root a statement's range, until the statement is met.
 
+mod conflicts;
 mod coverage;
 mod epoch;
 mod epochs;

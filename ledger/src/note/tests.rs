@@ -75,15 +75,8 @@ fn bad_verifier_keys_are_refused() {
         .verifier()
         .to_string();
     let other_name = good.replacen("bank.test/c", "bank.test/d", 1);
-    for bad in [
-        "",
-        "a+b",
-        "a+00000000+AAAA",
-        other_name.as_str(),
-        good.trim_end_matches('='),
-    ] {
-        if bad != good {
-            assert!(VerifierKey::parse(bad).is_err(), "{bad}");
-        }
+    let cut = good.split_at(good.len() - 4).0;
+    for bad in ["", "a+b", "a+00000000+AAAA", other_name.as_str(), cut] {
+        assert!(VerifierKey::parse(bad).is_err(), "{bad}");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use counterfoil_entry::Hash;
 use counterfoil_entry::statement::{Statement, StatementKind};
 
+use super::conflicts::Conflicts;
 use super::gaps::Gaps;
 use super::intervals::Intervals;
 use super::report::{Place, Report};
@@ -12,7 +13,7 @@ use super::streams::StreamState;
 
 #[derive(Debug, Default)]
 pub(super) struct EpochState {
-    /// Audit key and hash of the announcement.
+    /// The audit key announced.
     pub(super) announced: Option<[u8; 32]>,
     /// Key of the first statement met, while the announcement is not.
     pub(super) signed_by: Option<([u8; 32], Place)>,
@@ -27,6 +28,8 @@ pub(super) struct EpochState {
     pub(super) dropped: (u64, u64),
     pub(super) recoveries: Vec<Claim>,
     pub(super) streams: BTreeMap<String, StreamState>,
+    /// Statements that name another one before them than the chain has.
+    breaks: Vec<(u64, Option<Hash>, Place)>,
 }
 
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl EpochState {
         }
         self.pending.insert(number, link);
         while let Some(link) = self.pending.remove(&self.next) {
-            self.join(self.next, link, report);
+            self.join(self.next, link);
         }
     }
 
@@ -72,7 +75,13 @@ impl EpochState {
     }
 
     /// Checks, when all was read, that nothing is missing that no gap records.
-    pub(super) fn finish(&mut self, place: &Place, gaps: &Gaps, report: &mut Report) {
+    pub(super) fn finish(
+        &mut self,
+        place: &Place,
+        gaps: &Gaps,
+        conflicts: &Conflicts,
+        report: &mut Report,
+    ) {
         if let Some((_, place)) = &self.signed_by {
             let detail = "no announcement vouches for the epoch's audit key";
             report.fail("unannounced", place.clone(), detail);
@@ -81,6 +90,18 @@ impl EpochState {
             return;
         };
         self.finish_chain(place, &gaps.statements(writer, epoch), report);
+        // Where the writer signed two statements under one number, it may go on from the other.
+        let key = self.announced.as_ref();
+        let is_other =
+            |number: u64, hash: &Hash| conflicts.explain((writer, epoch, number), hash, key);
+        for (number, previous, place) in std::mem::take(&mut self.breaks) {
+            let before = number.checked_sub(1).zip(previous);
+            if !before.is_some_and(|(before, previous)| is_other(before, &previous)) {
+                let detail = "it does not name the statement before it by its hash";
+                report.fail("statement_chain", place, detail);
+            }
+        }
+        self.finish_recoveries(is_other, place, &gaps.statements(writer, epoch), report);
         report.counts.dropped += self.dropped.1;
         for (stream, state) in &mut self.streams {
             let place = Place {
@@ -97,24 +118,12 @@ impl EpochState {
     }
 
     fn finish_chain(&mut self, place: &Place, recorded: &Intervals, report: &mut Report) {
-        let hole = |from: u64, until: u64, report: &mut Report| {
-            let found = Place {
-                seq: Some(from),
-                ..place.clone()
-            };
-            let detail = format!("statements {from} to {} are missing", until - 1);
-            if recorded.holds(from, until) {
-                report.note(format!("{found}: {detail}, as a gap records"));
-            } else {
-                report.fail("hole", found, format!("{detail} and no gap records it"));
-            }
-        };
         for (number, link) in std::mem::take(&mut self.pending) {
             if number > self.next {
-                hole(self.next, number, report);
+                hole(place, (self.next, number), recorded, report);
                 self.last = link.previous;
             }
-            self.join(number, link, report);
+            self.join(number, link);
         }
         if let Some(number) = self.final_number.filter(|number| number + 1 != self.next) {
             let found = Place {
@@ -123,26 +132,56 @@ impl EpochState {
             };
             report.fail("final", found, "statements follow the final one");
         }
+    }
+
+    /// Checks that recoveries and chain agree on the last statement.
+    fn finish_recoveries(
+        &self,
+        is_other: impl Fn(u64, &Hash) -> bool,
+        place: &Place,
+        recorded: &Intervals,
+        report: &mut Report,
+    ) {
         for claim in &self.recoveries {
             match claim.last {
-                Some((number, hash)) if number + 1 == self.next && Some(hash) == self.last => {}
-                Some((number, _)) if number >= self.next => hole(self.next, number + 1, report),
-                None if self.next == 0 => {}
-                _ => {
-                    let detail = "the recovery names another last statement of the old epoch";
-                    report.fail("recovery", claim.place.clone(), detail);
+                None if self.next == 0 => continue,
+                Some((number, hash))
+                    if number + 1 == self.next
+                        && (Some(hash) == self.last || is_other(number, &hash)) =>
+                {
+                    continue;
                 }
+                Some((number, _)) if number >= self.next => {
+                    hole(place, (self.next, number + 1), recorded, report);
+                    continue;
+                }
+                _ => {}
             }
+            let detail = "the recovery names another last statement of the old epoch";
+            report.fail("recovery", claim.place.clone(), detail);
         }
     }
 
-    /// Appends a statement to the chain; it must name the one before by its hash.
-    fn join(&mut self, number: u64, link: Link, report: &mut Report) {
+    /// Appends a statement to the chain; it should name the one before by its hash.
+    fn join(&mut self, number: u64, link: Link) {
         if link.previous != self.last {
-            let detail = "it does not name the statement before it by its hash";
-            report.fail("statement_chain", link.place, detail);
+            self.breaks.push((number, link.previous, link.place));
         }
         self.last = Some(link.hash);
         self.next = number + 1;
+    }
+}
+
+/// Tells of missing statements: a failure, unless gaps record them all.
+fn hole(place: &Place, (from, until): (u64, u64), recorded: &Intervals, report: &mut Report) {
+    let found = Place {
+        seq: Some(from),
+        ..place.clone()
+    };
+    let detail = format!("statements {from} to {} are missing", until - 1);
+    if recorded.holds(from, until) {
+        report.note(format!("{found}: {detail}, as a gap records"));
+    } else {
+        report.fail("hole", found, format!("{detail} and no gap records it"));
     }
 }

@@ -8,6 +8,7 @@ use counterfoil_entry::rows::{StatementParts, Trust};
 use counterfoil_entry::statement::{Statement, StatementKind, statement_hash, verify_statement};
 
 use super::ChainTrust;
+use super::conflicts::Conflicts;
 use super::epoch::{Claim, EpochState, Link};
 use super::gaps::Gaps;
 use super::report::{Place, Report};
@@ -155,12 +156,12 @@ impl Epochs {
                 statement: (statement.epoch.0, statement.number),
                 place: place.clone().at_seq(&stream, range.first_seq),
             };
-            let is_recovery = epoch != statement.epoch;
+            let is_tail = epoch != statement.epoch;
             let streams = &mut self.state(writer, epoch.0).streams;
             streams
                 .entry(stream)
                 .or_default()
-                .state(half, is_recovery, report);
+                .state(half, is_tail, report);
         }
     }
 
@@ -183,17 +184,21 @@ impl Epochs {
                 .at_seq(&stream, row.first_seq),
         };
         let streams = &mut self.state(writer, row.epoch.0).streams;
-        streams.entry(stream).or_default().seal(half, report);
+        let is_tail = row.statement_epoch.is_some();
+        streams
+            .entry(stream)
+            .or_default()
+            .seal(half, is_tail, report);
     }
 
     /// Checks, when all was read, that nothing is missing that no gap records.
-    pub(super) fn finish(&mut self, gaps: &Gaps, report: &mut Report) {
+    pub(super) fn finish(&mut self, gaps: &Gaps, conflicts: &Conflicts, report: &mut Report) {
         for (writer, epochs) in &mut self.writers {
             let newest = epochs.keys().next_back().copied();
             for (epoch, state) in epochs {
                 report.counts.epochs += 1;
                 let place = Place::default().of_writer(writer, *epoch);
-                state.finish(&place, gaps, report);
+                state.finish(&place, gaps, conflicts, report);
                 if state.is_open() {
                     report.counts.epochs_open += 1;
                     if newest != Some(*epoch) {
@@ -204,6 +209,15 @@ impl Epochs {
                 }
             }
         }
+    }
+
+    /// Whether any instance of a workload has this epoch in the books.
+    pub(super) fn knows(&self, spiffe_id: &str, epoch: u64) -> bool {
+        let first = format!("{spiffe_id}#");
+        self.writers
+            .range(first.clone()..)
+            .take_while(|(writer, _)| writer.starts_with(&first))
+            .any(|(_, epochs)| epochs.contains_key(&epoch))
     }
 
     /// Epochs that a later one of the same writer follows, without a final statement or recovery.

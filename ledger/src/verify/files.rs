@@ -80,23 +80,30 @@ impl Files {
             .collect()
     }
 
-    /// Crosses a file off and reads it; a file longer than `bytes_max` is refused unread.
-    pub(super) fn read(&mut self, file: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
+    /// Crosses a file off and reads it; a file longer than `bytes_max` is refused. The error is
+    /// the word for the check and the reason.
+    pub(super) fn read(
+        &mut self,
+        file: &str,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, (&'static str, String)> {
         if !self.take(file) {
-            return Err("the file is missing".to_owned());
+            return Err(("missing", "the file is missing".to_owned()));
         }
         let mut bytes = Vec::new();
-        let read = File::open(self.books.join(file)).and_then(|open| {
-            open.take(bytes_max.saturating_add(1))
-                .read_to_end(&mut bytes)
-        });
-        match read {
-            Err(error) => Err(format!("the file cannot be read: {error}")),
-            Ok(_) if bytes.len() as u64 > bytes_max => {
-                Err(format!("the file is longer than {bytes_max} bytes"))
-            }
-            Ok(_) => Ok(bytes),
+        File::open(self.books.join(file))
+            .and_then(|open| {
+                open.take(bytes_max.saturating_add(1))
+                    .read_to_end(&mut bytes)
+            })
+            .map_err(|error| ("unreadable", format!("the file cannot be read: {error}")))?;
+        if bytes.len() as u64 > bytes_max {
+            return Err((
+                "changed",
+                format!("the file is longer than {bytes_max} bytes"),
+            ));
         }
+        Ok(bytes)
     }
 
     /// The file's path on disk.

@@ -1,12 +1,13 @@
 //! The walk: every log by manifest number, then what only the whole can show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use counterfoil_entry::Time;
 use counterfoil_entry::tree::sha256;
 
+use super::conflicts::Conflicts;
 use super::epochs::Epochs;
 use super::files::Files;
 use super::gaps::Gaps;
@@ -29,6 +30,9 @@ pub(super) struct Audit<'a> {
     pub(super) files: Files,
     pub(super) epochs: Epochs,
     pub(super) gaps: Gaps,
+    pub(super) conflicts: Conflicts,
+    /// SPIFFE ids and epochs that control saw, by its `issuance` rows.
+    pub(super) seen: BTreeSet<(String, u64)>,
     pub(super) report: Report,
 }
 
@@ -55,7 +59,7 @@ pub(super) fn audit(
         ..Report::default()
     };
     let files = Files::list(request.books, &mut report);
-    let (epochs, gaps) = (Epochs::default(), Gaps::default());
+    let (epochs, gaps, conflicts) = (Epochs::default(), Gaps::default(), Conflicts::default());
     let mut audit = Audit {
         request,
         rows,
@@ -63,6 +67,8 @@ pub(super) fn audit(
         files,
         epochs,
         gaps,
+        conflicts,
+        seen: BTreeSet::new(),
         report,
     };
     let mut until: Option<Time> = None;
@@ -129,7 +135,7 @@ impl Audit<'_> {
             let place = Place::file(&file).in_manifest(&walk.origin, number);
             let read = self.files.read(&file, manifest::BYTES_MAX as u64);
             let taken = match read {
-                Err(detail) => Err(("missing", detail)),
+                Err(failed) => Err(failed),
                 Ok(bytes) => Manifest::decode(&bytes)
                     .map(|manifest| (manifest, bytes))
                     .map_err(|error| ("manifest", error.to_string())),
@@ -227,7 +233,7 @@ impl Audit<'_> {
         let place = Place::file(&file).in_manifest(&manifest.origin, manifest.number);
         let bytes = match self.files.read(&file, due.bytes) {
             Ok(bytes) => bytes,
-            Err(detail) => return Err(Failure::at("missing", place, detail)),
+            Err((what, detail)) => return Err(Failure::at(what, place, detail)),
         };
         if bytes.len() as u64 != due.bytes || sha256(&bytes) != due.sha256 {
             return Err(Failure::at(

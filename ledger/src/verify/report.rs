@@ -48,10 +48,14 @@ pub struct Counts {
     pub epochs: u64,
     /// Epochs without a final statement or a recovery.
     pub epochs_open: u64,
+    /// Epochs that control saw, and of which the books have nothing.
+    pub epochs_absent: u64,
     /// Gaps recorded.
     pub gaps: u64,
     /// Of them open.
     pub gaps_open: u64,
+    /// Statements under a number that another one has.
+    pub conflicts: u64,
     /// Entries that writers declared dropped.
     pub dropped: u64,
     /// Announcements that could not be verified when they came.
@@ -192,8 +196,10 @@ impl Report {
                 "statements": counts.statements,
                 "epochs": counts.epochs,
                 "epochs_open": counts.epochs_open,
+                "epochs_absent": counts.epochs_absent,
                 "gaps": counts.gaps,
                 "gaps_open": counts.gaps_open,
+                "conflicts": counts.conflicts,
                 "dropped": counts.dropped,
                 "unverified": counts.unverified,
             },

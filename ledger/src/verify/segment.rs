@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use counterfoil_entry::Time;
-use counterfoil_entry::record::{HeaderRef, RecordView};
-use counterfoil_entry::rows::{GapRow, StatementRow};
+use counterfoil_entry::record::{HeaderRef, RecordError, RecordView};
+use counterfoil_entry::rows::{GapRow, IssuanceRow, StatementRow};
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::tlv::Field;
 use counterfoil_entry::tree::{Accumulator, leaf_hash};
@@ -189,9 +189,17 @@ impl Walk<'_> {
         self.ranges
             .take(header, &row.envelope, leaf)
             .map_err(|detail| ("coverage", detail))?;
-        if table == TableId::Gaps {
-            let (_, gap) = GapRow::decode(row.record).map_err(|error| fail(error.to_string()))?;
-            audit.gaps.add(gap);
+        let fail = |error: RecordError| ("row", error.to_string());
+        match table {
+            TableId::Gaps => audit.gaps.add(GapRow::decode(row.record).map_err(fail)?.1),
+            TableId::Conflicts => audit.conflicts.add(row.record).map_err(|e| ("row", e))?,
+            TableId::Issuance => {
+                let (_, issued) = IssuanceRow::decode(row.record).map_err(fail)?;
+                if let Some(epoch) = issued.subject_epoch {
+                    audit.seen.insert((issued.spiffe_id, epoch));
+                }
+            }
+            _ => {}
         }
         Ok(())
     }

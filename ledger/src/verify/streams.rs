@@ -22,43 +22,76 @@ pub(super) struct Half {
     pub(super) place: Place,
 }
 
+impl Half {
+    /// Whether both begin at the same entry and name the same statement.
+    fn is_claim_of(&self, other: &Self) -> bool {
+        (self.first_seq, self.statement) == (other.first_seq, other.statement)
+    }
+}
+
 /// What is known of one stream. Ranges are held only until their other half is met.
 #[derive(Debug, Default)]
 pub(super) struct StreamState {
     proved: Intervals,
     sealed: BTreeMap<u64, Half>,
+    /// By statements of the epoch itself.
     stated: BTreeMap<u64, Half>,
+    /// By recoveries. They may state again what an earlier statement or recovery states, for
+    /// their writer cannot know of every one that arrived.
+    tails: Vec<Half>,
 }
 
 impl StreamState {
-    /// Takes a range of sealed rows.
-    pub(super) fn seal(&mut self, half: Half, report: &mut Report) {
+    /// Takes a range of sealed rows, which coverage says a statement of the epoch itself covers,
+    /// or a recovery (`is_tail`).
+    pub(super) fn seal(&mut self, half: Half, is_tail: bool, report: &mut Report) {
         let until = half.first_seq.saturating_add(half.count);
         if self.proved.touches(half.first_seq, until) || self.sealed.contains_key(&half.first_seq) {
-            report.fail("twice", half.place, "these entries are sealed twice");
-        } else if let Some(stated) = self.stated.remove(&half.first_seq) {
-            self.join(&half, &stated, report);
+            return report.fail("twice", half.place, "these entries are sealed twice");
+        }
+        let stated = if is_tail {
+            let at = self.tails.iter().position(|tail| tail.is_claim_of(&half));
+            at.map(|at| self.tails.swap_remove(at))
         } else {
-            self.sealed.insert(half.first_seq, half);
+            self.stated.remove(&half.first_seq)
+        };
+        match stated {
+            Some(stated) => self.join(&half, &stated, report),
+            None => {
+                self.sealed.insert(half.first_seq, half);
+            }
         }
     }
 
-    /// Takes a range that a statement names. A crash may make two recoveries state one tail.
-    pub(super) fn state(&mut self, half: Half, is_recovery: bool, report: &mut Report) {
+    /// Takes a range that a statement of the epoch itself names, or a recovery (`is_tail`).
+    pub(super) fn state(&mut self, half: Half, is_tail: bool, report: &mut Report) {
         let until = half.first_seq.saturating_add(half.count);
-        if let Some(known) = self.stated.get(&half.first_seq) {
-            let is_same = (known.count, known.root) == (half.count, half.root);
-            if !(is_recovery && is_same) {
-                report.fail("twice", half.place, "these entries are stated twice");
+        let is_known =
+            self.stated.contains_key(&half.first_seq) || self.proved.touches(half.first_seq, until);
+        if !is_tail && is_known {
+            return report.fail("twice", half.place, "these entries are stated twice");
+        }
+        // Coverage of this epoch may name a wrong number: that is met here, and is a failure.
+        let is_same_epoch = |sealed: &Half| sealed.statement.0 == half.statement.0;
+        let sealed = self.sealed.get(&half.first_seq);
+        let is_met = sealed.is_some_and(|sealed| {
+            if is_tail {
+                half.is_claim_of(sealed)
+            } else {
+                is_same_epoch(sealed)
             }
-        } else if self.proved.touches(half.first_seq, until) {
-            if !(is_recovery && self.proved.holds(half.first_seq, until)) {
-                report.fail("twice", half.place, "these entries are stated twice");
-            }
-        } else if let Some(sealed) = self.sealed.remove(&half.first_seq) {
-            self.join(&sealed, &half, report);
+        });
+        let met = if is_met {
+            self.sealed.remove(&half.first_seq)
         } else {
-            self.stated.insert(half.first_seq, half);
+            None
+        };
+        match met {
+            Some(sealed) => self.join(&sealed, &half, report),
+            None if is_tail => self.tails.push(half),
+            None => {
+                self.stated.insert(half.first_seq, half);
+            }
         }
     }
 
@@ -98,9 +131,8 @@ impl StreamState {
                 "no statement covers these sealed entries",
             );
         }
-        let stated_end = self
-            .stated
-            .values()
+        let stated = self.stated.values().chain(&self.tails);
+        let stated_end = stated
             .map(|half| half.first_seq.saturating_add(half.count))
             .max();
         let end = self.proved.end().max(stated_end.unwrap_or(0));

@@ -9,7 +9,9 @@ use super::report::{Place, Report};
 pub(super) fn conclude(mut audit: Audit<'_>, until: Option<Time>) -> Report {
     let is_whole = audit.report.is_proved();
     if is_whole {
-        audit.epochs.finish(&audit.gaps, &mut audit.report);
+        audit
+            .epochs
+            .finish(&audit.gaps, &audit.conflicts, &mut audit.report);
         let left: Vec<String> = audit.files.left().map(str::to_owned).collect();
         for file in left {
             audit
@@ -22,12 +24,20 @@ pub(super) fn conclude(mut audit: Audit<'_>, until: Option<Time>) -> Report {
             .report
             .note("checks that need the whole were left out, for a part of it failed");
     }
+    audit.report.counts.conflicts = audit.conflicts.count();
     for gap in audit.gaps.iter() {
         audit.report.counts.gaps += 1;
         if gap.closed_at.is_none() {
             audit.report.counts.gaps_open += 1;
             let place = Place::default().of_writer(&gap.subject_writer, gap.subject_epoch);
             let note = format!("open gap {}: {place}: {}", gap.gap_id, gap.cause);
+            audit.report.note(note);
+        }
+    }
+    for (id, epoch) in &audit.seen {
+        if !audit.epochs.knows(id, *epoch) {
+            audit.report.counts.epochs_absent += 1;
+            let note = format!("control saw epoch {epoch} of {id}, and the books have none of it");
             audit.report.note(note);
         }
     }
@@ -59,7 +69,9 @@ fn open_matters(report: &Report, abandoned: usize) -> Vec<String> {
         (report.counts.gaps_open, "open gaps"),
         (report.counts.dropped, "entries declared dropped"),
         (report.counts.unverified, "unverified announcements"),
+        (report.counts.conflicts, "statements in conflict"),
         (abandoned as u64, "epochs without an end"),
+        (report.counts.epochs_absent, "epochs that only control saw"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)

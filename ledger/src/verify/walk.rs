@@ -50,7 +50,7 @@ impl Audit<'_> {
         let text = self
             .files
             .read(&file, CHECKPOINT_BYTES_MAX)
-            .map_err(|detail| Failure::at("missing", place.clone(), detail))?;
+            .map_err(|(what, detail)| Failure::at(what, place.clone(), detail))?;
         let head = String::from_utf8(text)
             .map_err(|error| error.to_string())
             .and_then(|text| Checkpoint::open_only(&text, &key).map_err(|error| error.to_string()))
@@ -158,7 +158,7 @@ impl Audit<'_> {
             ..Place::file(&file)
         };
         match self.files.read(&file, due.len() as u64) {
-            Err(detail) => self.report.fail("missing", place, detail),
+            Err((what, detail)) => self.report.fail(what, place, detail),
             Ok(bytes) if bytes != due => {
                 self.report
                     .fail("tile", place, "the tile is not that of the manifests");

@@ -9,7 +9,7 @@ use counterfoil_entry::entry::Entry;
 use counterfoil_entry::frame::{push_record, records};
 use counterfoil_entry::id::{Epoch, RetentionClass, Stream, Writer};
 use counterfoil_entry::record::HeaderRef;
-use counterfoil_entry::rows::{GapRow, StatementRow, Trust};
+use counterfoil_entry::rows::{ConflictRow, GapRow, IssuanceRow, StatementRow, Trust};
 use counterfoil_entry::statement::{
     AuditKey, Recovery, Signed, Statement, StatementKind, StreamRange, statement_hash,
 };
@@ -91,6 +91,32 @@ impl Pen {
 
     pub(super) fn gap(&mut self, gap: &GapRow) {
         self.append("gaps/permanent/0", |header, out| gap.encode(header, out));
+    }
+
+    pub(super) fn conflict(&mut self, conflict: &ConflictRow) {
+        self.append("conflicts/permanent/0", |header, out| {
+            conflict.encode(header, out)
+        });
+    }
+
+    /// Records, as control does, that it saw an epoch of a workload.
+    pub(super) fn see(&mut self, spiffe_id: &str, epoch: u64) {
+        let row = IssuanceRow {
+            kind: "epoch".to_owned(),
+            serial: None,
+            spiffe_id: spiffe_id.to_owned(),
+            not_before: None,
+            not_after: None,
+            cert_sha256: None,
+            spki_sha256: None,
+            issued_at: START,
+            method: None,
+            subject_epoch: Some(epoch),
+            peer_address: None,
+        };
+        self.append("issuance/permanent/0", |header, out| {
+            row.encode(header, out)
+        });
     }
 
     /// The ranges of what was not stated yet, in (stream, first seq, records).
