@@ -229,17 +229,8 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
             "must hold exactly one window".to_owned(),
         ));
     };
-    let window_ns = window_ns(&window.duration)
-        .filter(|_| window.is_rolling)
-        .ok_or_else(|| {
-            senseless(
-                "spec.timeWindow",
-                format!(
-                    "{:?} is no rolling window such as 30d, 4w or 12h",
-                    window.duration
-                ),
-            )
-        })?;
+    let window_ns =
+        rolling_ns(&slo.spec.time_window).map_err(|(field, detail)| senseless(field, detail))?;
     let indicator = slo.spec.indicator.as_ref().ok_or_else(|| {
         senseless(
             "spec.indicator",
@@ -248,9 +239,6 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
     })?;
     let (latency, operation) =
         measure(&indicator.spec).map_err(|(field, detail)| senseless(field, detail))?;
-    if slo.spec.objectives.is_empty() {
-        return Err(senseless("spec.objectives", "is empty".to_owned()));
-    }
     let service = Some(slo.spec.service.trim()).filter(|service| *service != "*");
     if service == Some("") {
         return Err(senseless(
@@ -258,20 +246,22 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
             "is empty; * means each service".to_owned(),
         ));
     }
-    let mut objectives = Vec::new();
-    for target in &slo.spec.objectives {
+    if slo.spec.objectives.is_empty() {
+        return Err(senseless("spec.objectives", "is empty".to_owned()));
+    }
+    let objective = |target: &Target| {
         let (share, threshold_ns) =
             promised(target, latency).map_err(|(field, detail)| senseless(field, detail))?;
-        objectives.push(Objective {
+        Ok(Objective {
             name: name.to_owned(),
             service: service.map(ToOwned::to_owned),
             operation: operation.clone(),
             threshold_ns,
             target: share,
             window_ns,
-        });
-    }
-    Ok(objectives)
+        })
+    };
+    slo.spec.objectives.iter().map(objective).collect()
 }
 
 type Senseless = (&'static str, String);
@@ -364,6 +354,25 @@ fn promised(target: &Target, latency: bool) -> Result<(f64, Option<i64>), Sensel
             ),
         )),
     }
+}
+
+/// Length of the one rolling window.
+fn rolling_ns(windows: &[TimeWindow]) -> Result<i64, Senseless> {
+    let field = "spec.timeWindow";
+    let [window] = windows else {
+        return Err((field, "must hold exactly one window".to_owned()));
+    };
+    window_ns(&window.duration)
+        .filter(|_| window.is_rolling)
+        .ok_or_else(|| {
+            (
+                field,
+                format!(
+                    "{:?} is no rolling window such as 30d, 4w or 12h",
+                    window.duration
+                ),
+            )
+        })
 }
 
 fn window_ns(text: &str) -> Option<i64> {

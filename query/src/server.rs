@@ -127,12 +127,7 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
         build: BUILD.to_owned(),
         config_sha256: sha256(format!("{config:?}").as_bytes()),
     })?;
-    let class = RetentionClass::parse(&config.query_log_class).map_err(|_| ConfigError::Value {
-        key: "query_log_class",
-        value: config.query_log_class.clone(),
-        accepted: "permanent, or a name that ends in _<n>d, _<n>m or _<n>y",
-    })?;
-    let log = QueryLog::new(spool.lane(0), class);
+    let log = QueryLog::new(spool.lane(0), class(&config)?);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // Plans burn CPU between two awaits; on the network's threads they would starve it.
     let cpu = tokio::runtime::Builder::new_multi_thread()
@@ -177,6 +172,14 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     }
     cpu.shutdown_background();
     Ok(())
+}
+
+fn class(config: &QueryConfig) -> Result<RetentionClass, ConfigError> {
+    RetentionClass::parse(&config.query_log_class).map_err(|_| ConfigError::Value {
+        key: "query_log_class",
+        value: config.query_log_class.clone(),
+        accepted: "permanent, or a name that ends in _<n>d, _<n>m or _<n>y",
+    })
 }
 
 fn writer(config: &QueryConfig) -> Result<Writer, ConfigError> {

@@ -68,6 +68,18 @@ struct Key {
     reason: Option<String>,
 }
 
+impl Key {
+    /// The key of an epoch whose announcement is not in the books.
+    fn unknown() -> Self {
+        let reason = Some("announcement_missing".to_owned());
+        Self {
+            audit_key: [0; 32],
+            trust: Trust::Unverified,
+            reason,
+        }
+    }
+}
+
 /// What was read of the journal so far.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
@@ -208,12 +220,11 @@ impl Tail {
                 let signed = signed(statement, signature);
                 let parsed = Statement::decode(&signed.bytes)?;
                 let epoch = (parsed.writer.as_str().to_owned(), parsed.epoch.0);
-                if let Some(key) = self.key_of(&epoch, sealed)? {
-                    let reason = key.reason.as_deref();
-                    let row =
-                        StatementRow::of_statement(&signed, key.audit_key, key.trust, reason)?;
-                    rows.push_statement(&row, carried, received_at)?;
-                }
+                // Never left out: without its announcement it stands as what it is, unverified.
+                let key = self.key_of(&epoch, sealed)?.unwrap_or_else(Key::unknown);
+                let reason = key.reason.as_deref();
+                let row = StatementRow::of_statement(&signed, key.audit_key, key.trust, reason)?;
+                rows.push_statement(&row, carried, received_at)?;
             }
         }
         Ok(())

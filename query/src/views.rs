@@ -109,16 +109,16 @@ WITH client AS (
     CASE WHEN c.span_id IS NULL THEN s.attribution = 'native'
          ELSE c.attribution = 'native' AND c.decision <> 'deny' AND c.mtls END AS due,
     c.span_id IS NOT NULL AND s.span_id IS NOT NULL AS paired,
-    c.source IS NOT DISTINCT FROM s.source
-      AND c.destination IS NOT DISTINCT FROM s.destination
-      AND c.operation IS NOT DISTINCT FROM s.operation
-      AND c.method IS NOT DISTINCT FROM s.method
+    (c.source IS NOT DISTINCT FROM s.source)
+      AND (c.destination IS NOT DISTINCT FROM s.destination)
+      AND (c.operation IS NOT DISTINCT FROM s.operation)
+      AND (c.method IS NOT DISTINCT FROM s.method)
       AND (coalesce(c.outcome, '') NOT IN ('ok', 'client_error', 'server_error')
         OR coalesce(s.outcome, '') NOT IN ('ok', 'client_error', 'server_error')
-        OR (c.status IS NOT DISTINCT FROM s.status
-          AND c.grpc_status IS NOT DISTINCT FROM s.grpc_status
-          AND c.request_bytes IS NOT DISTINCT FROM s.request_bytes
-          AND c.response_bytes IS NOT DISTINCT FROM s.response_bytes)) AS same
+        OR ((c.status IS NOT DISTINCT FROM s.status)
+          AND (c.grpc_status IS NOT DISTINCT FROM s.grpc_status)
+          AND (c.request_bytes IS NOT DISTINCT FROM s.request_bytes)
+          AND (c.response_bytes IS NOT DISTINCT FROM s.response_bytes))) AS same
   FROM client c
   FULL OUTER JOIN server s ON c.trace_id = s.trace_id AND c.span_id = s.parent_span_id
 )
@@ -334,29 +334,36 @@ fn completeness(window: Window) -> String {
             format!("SELECT writer, CAST(epoch AS BIGINT) AS epoch, stream, CAST(seq AS BIGINT) AS seq FROM raw.{table}")
         })
         .collect();
-    format!(
-        "
+    COMPLETENESS
+        .replace("%chosen%", &chosen)
+        .replace("%before%", &before)
+        .replace("%upto%", &upto)
+        .replace("%present%", &present.join(" UNION ALL "))
+}
+
+/// The text of `completeness`; words between percent signs are filled in.
+const COMPLETENESS: &str = "
 WITH said AS (
   SELECT writer, CAST(epoch AS BIGINT) AS epoch, CAST(number AS BIGINT) AS number, kind,
     arrow_cast(time, 'Timestamp(Microsecond, Some(\"UTC\"))') AS time, statement
   FROM raw.statements WHERE kind <> 'announcement'
 ), exploded AS (
-  SELECT writer, epoch, unnest(statement_ranges(statement)) AS r FROM said WHERE {chosen}
+  SELECT writer, epoch, unnest(statement_ranges(statement)) AS r FROM said WHERE %chosen%
 ), stated AS (
   SELECT writer, coalesce(r['epoch'], epoch) AS epoch, r['stream'] AS stream,
     min(r['first_seq']) AS low, max(r['until_seq']) AS high
   FROM exploded GROUP BY writer, coalesce(r['epoch'], epoch), r['stream']
 ), declared AS (
   SELECT writer, epoch, d['stream'] AS stream, d['reason'] AS reason,
-    max(CASE WHEN NOT ({before}) THEN d['dropped'] END) AS last,
-    max(CASE WHEN {before} THEN d['dropped'] END) AS first
-  FROM (SELECT writer, epoch, time, unnest(statement_drops(statement)) AS d FROM said WHERE {upto})
+    max(CASE WHEN NOT (%before%) THEN d['dropped'] END) AS last,
+    max(CASE WHEN %before% THEN d['dropped'] END) AS first
+  FROM (SELECT writer, epoch, time, unnest(statement_drops(statement)) AS d FROM said WHERE %upto%)
   GROUP BY writer, epoch, d['stream'], d['reason']
 ), dropped AS (
   SELECT writer, epoch, stream, sum(greatest(last - coalesce(first, 0), 0)) AS dropped
   FROM declared GROUP BY writer, epoch, stream
 ), rows AS (
-  {present}
+  %present%
 ), held AS (
   SELECT writer, epoch, stream, max(seq) AS last_seq FROM rows GROUP BY writer, epoch, stream
 ), streams AS (
@@ -402,7 +409,4 @@ LEFT JOIN dropped d ON k.writer = d.writer AND k.epoch = d.epoch AND k.stream = 
 LEFT JOIN open_gaps g ON k.writer = g.writer AND k.epoch = g.epoch AND k.stream = g.stream
 LEFT JOIN newest n ON k.writer = n.writer AND k.epoch = n.epoch
 LEFT JOIN recovered e ON k.writer = e.writer AND k.epoch = e.epoch
-ORDER BY k.writer, k.epoch, k.stream",
-        present = present.join(" UNION ALL ")
-    )
-}
+ORDER BY k.writer, k.epoch, k.stream";

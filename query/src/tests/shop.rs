@@ -10,13 +10,15 @@ use counterfoil_columns::segment::{self, SegmentMeta, SegmentRow};
 use counterfoil_columns::{Attribution, DataDirectory, Delivery};
 use counterfoil_entry::announcement::Announcement;
 use counterfoil_entry::entry::Entry;
-use counterfoil_entry::word::{Decision, Kind, Outcome, Side};
 use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Epoch, RetentionClass, SpanId, Stream, TraceId, Writer};
 use counterfoil_entry::record::HeaderRef;
 use counterfoil_entry::rows::{StatementRow, Trust};
-use counterfoil_entry::statement::{AuditKey, Dropped, Statement, StatementKind, StreamRange};
+use counterfoil_entry::statement::{
+    AuditKey, Dropped, Signed, Statement, StatementKind, StreamRange,
+};
 use counterfoil_entry::table::TableId;
+use counterfoil_entry::word::{Decision, Kind, Outcome, Side};
 use counterfoil_entry::{Hash, Time, clock};
 use counterfoil_ledger::coverage::CoverageRow;
 use counterfoil_ledger::log::{Genesis, Log, Seal};
@@ -46,6 +48,7 @@ pub(super) struct Shop {
     file: u64,
     entries: Vec<Vec<u8>>,
     statements: Vec<Vec<u8>>,
+    announcements: Vec<Vec<u8>>,
     spans: u64,
     /// When the last call ended.
     pub(super) now: Time,
@@ -57,7 +60,11 @@ impl Shop {
         let data = DataDirectory::create(directory.path()).unwrap();
         let books = data.books();
         let staging = data.staging(ORIGIN);
-        let genesis = Genesis { trust_roots: Vec::new(), build: "test".into(), at: clock::wall() };
+        let genesis = Genesis {
+            trust_roots: Vec::new(),
+            build: "test".into(),
+            at: clock::wall(),
+        };
         let key = LogKey::generate(ORIGIN).unwrap();
         let log = Log::open(&books, &staging, key, &genesis).unwrap();
         std::fs::create_dir_all(data.journal(ORIGIN)).unwrap();
@@ -69,6 +76,7 @@ impl Shop {
             file: 1,
             entries: Vec::new(),
             statements: Vec::new(),
+            announcements: Vec::new(),
             spans: 0,
             now,
         };
@@ -82,7 +90,13 @@ impl Shop {
 
     pub(super) fn append(&self, bytes: &[u8]) {
         let path = journal::file_path(&self.data.journal(ORIGIN), self.file);
-        OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(bytes).unwrap();
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap()
+            .write_all(bytes)
+            .unwrap();
     }
 
     pub(super) fn proxy(&mut self, name: &str) -> Proxy {
@@ -98,9 +112,30 @@ impl Shop {
         };
         let bytes = announcement.encode();
         let mut frame = Vec::new();
-        push_announcement(&mut frame, false, self.now, (Trust::Verified, ""), (&bytes, b"signature"));
+        push_announcement(
+            &mut frame,
+            false,
+            self.now,
+            (Trust::Verified, ""),
+            (&bytes, b"signature"),
+        );
         self.append(&frame);
-        Proxy { writer, epoch: Epoch(7), key, seq: 0, stated: 0, number: 0 }
+        let signed = Signed {
+            bytes,
+            signature: b"signature".to_vec(),
+        };
+        let row = StatementRow::of_announcement(&signed, Trust::Verified, None).unwrap();
+        let mut record = Vec::new();
+        row.encode(&mut record);
+        self.announcements.push(record);
+        Proxy {
+            writer,
+            epoch: Epoch(7),
+            key,
+            seq: 0,
+            stated: 0,
+            number: 0,
+        }
     }
 
     /// Writes one entry through `proxy` into the journal.
@@ -171,7 +206,11 @@ impl Shop {
     pub(super) fn state(&mut self, proxy: &mut Proxy, kind: StatementKind, dropped: u64) {
         let class = RetentionClass::parse(CLASS).unwrap();
         let stream = Stream::new(TableId::Entries, class, 0);
-        let drop = Dropped { stream: stream.clone(), reason: "spool_full".into(), dropped };
+        let drop = Dropped {
+            stream: stream.clone(),
+            reason: "spool_full".into(),
+            dropped,
+        };
         let range = StreamRange {
             stream,
             first_seq: proxy.stated,
@@ -189,7 +228,11 @@ impl Shop {
             origin: None,
             time: self.now,
             clock: None,
-            streams: if range.count > 0 { vec![range] } else { Vec::new() },
+            streams: if range.count > 0 {
+                vec![range]
+            } else {
+                Vec::new()
+            },
             drops: if dropped > 0 { vec![drop] } else { Vec::new() },
             calls_open: 0,
             oldest_call_start: None,
@@ -203,7 +246,13 @@ impl Shop {
         proxy.stated = proxy.seq;
         let signed = proxy.key.sign_statement(statement.encode());
         let mut frame = Vec::new();
-        push_statement(&mut frame, false, self.now, &signed.bytes, &signed.signature);
+        push_statement(
+            &mut frame,
+            false,
+            self.now,
+            &signed.bytes,
+            &signed.signature,
+        );
         self.append(&frame);
         let row =
             StatementRow::of_statement(&signed, proxy.key.public(), Trust::Verified, None).unwrap();
@@ -220,15 +269,24 @@ impl Shop {
         self.append(journal::MAGIC);
         let mut segments = Vec::new();
         let all = [
-            (TableId::Entries, std::mem::take(&mut self.entries)),
-            (TableId::Statements, std::mem::take(&mut self.statements)),
+            (TableId::Entries, CLASS, std::mem::take(&mut self.entries)),
+            (
+                TableId::Statements,
+                CLASS,
+                std::mem::take(&mut self.statements),
+            ),
+            (
+                TableId::Statements,
+                "permanent",
+                std::mem::take(&mut self.announcements),
+            ),
         ];
-        for (table, records) in all {
+        for (table, class, records) in all {
             if records.is_empty() {
                 continue;
             }
             let number = self.log.next_segment() + segments.len() as u64;
-            segments.push(self.segment(table, &records, number));
+            segments.push(self.segment(table, class, &records, number));
         }
         let stream = Stream::new(TableId::Entries, RetentionClass::parse(CLASS).unwrap(), 0);
         let coverage = vec![CoverageRow {
@@ -244,9 +302,19 @@ impl Shop {
             attribution: "native".into(),
             statement_epoch: None,
         }];
-        let coverage = if segments.is_empty() { Vec::new() } else { coverage };
+        let coverage = if segments.is_empty() {
+            Vec::new()
+        } else {
+            coverage
+        };
         let (until, build) = (clock::wall(), "test".to_owned());
-        let seal = Seal { until, build, journal_file: self.file, segments, coverage };
+        let seal = Seal {
+            until,
+            build,
+            journal_file: self.file,
+            segments,
+            coverage,
+        };
         self.log.commit(seal).unwrap();
         if trim {
             self.trim(old);
@@ -257,8 +325,8 @@ impl Shop {
         std::fs::remove_file(journal::file_path(&self.data.journal(ORIGIN), file)).unwrap();
     }
 
-    fn segment(&self, table: TableId, records: &[Vec<u8>], number: u64) -> SegmentRef {
-        let class = RetentionClass::parse(CLASS).unwrap();
+    fn segment(&self, table: TableId, class: &str, records: &[Vec<u8>], number: u64) -> SegmentRef {
+        let class = RetentionClass::parse(class).unwrap();
         let file = paths::segment(ORIGIN, table, &class, clock::wall(), number, 5);
         let meta = SegmentMeta {
             origin: ORIGIN.into(),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use counterfoil_entry::word::{Decision, Outcome, Phase};
 use counterfoil_entry::statement::StatementKind;
+use counterfoil_entry::word::{Decision, Outcome, Phase};
 use counterfoil_entry::{Time, clock};
 use serde_json::{Value, json};
 
@@ -15,7 +15,9 @@ async fn ask(shop: &Shop, sql: &str) -> Value {
     let (schema, batches) = offline::query(shop.path(), None, sql)
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let rows = batches.iter().flat_map(|batch| rows_json::rows(&schema, batch).unwrap());
+    let rows = batches
+        .iter()
+        .flat_map(|batch| rows_json::rows(&schema, batch).unwrap());
     Value::Array(rows.collect())
 }
 
@@ -81,11 +83,51 @@ async fn calls_pair_the_halves_and_say_what_is_due_matched_and_agrees() {
         .await;
         let expected = [
             ("GetCart", "ok", "allow", "granted", true, true, json!(true)),
-            ("Mismatch", "ok", "allow", "granted", true, true, json!(false)),
-            ("DeniedThere", "denied", "deny", "grant_none", true, true, json!(true)),
-            ("DeniedHere", "denied", "deny", "route_unknown", false, false, json!(null)),
-            ("NoServer", "ok", "allow", "granted", true, false, json!(null)),
-            ("NoClient", "ok", "allow", "granted", true, false, json!(null)),
+            (
+                "Mismatch",
+                "ok",
+                "allow",
+                "granted",
+                true,
+                true,
+                json!(false),
+            ),
+            (
+                "DeniedThere",
+                "denied",
+                "deny",
+                "grant_none",
+                true,
+                true,
+                json!(true),
+            ),
+            (
+                "DeniedHere",
+                "denied",
+                "deny",
+                "route_unknown",
+                false,
+                false,
+                json!(null),
+            ),
+            (
+                "NoServer",
+                "ok",
+                "allow",
+                "granted",
+                true,
+                false,
+                json!(null),
+            ),
+            (
+                "NoClient",
+                "ok",
+                "allow",
+                "granted",
+                true,
+                false,
+                json!(null),
+            ),
             ("Young", "ok", "allow", "granted", true, false, json!(null)),
         ];
         let rows = calls.as_array().unwrap();
@@ -93,11 +135,31 @@ async fn calls_pair_the_halves_and_say_what_is_due_matched_and_agrees() {
         for (row, (operation, outcome, decision, reason, due, matched, agrees)) in
             rows.iter().zip(expected)
         {
-            let found = (&row["operation"], &row["outcome"], &row["decision"], &row["reason"]);
-            assert_eq!(found, (&json!(operation), &json!(outcome), &json!(decision), &json!(reason)));
-            assert_eq!((&row["due"], &row["matched"]), (&json!(due), &json!(matched)), "{row:#}");
+            let found = (
+                &row["operation"],
+                &row["outcome"],
+                &row["decision"],
+                &row["reason"],
+            );
+            assert_eq!(
+                found,
+                (
+                    &json!(operation),
+                    &json!(outcome),
+                    &json!(decision),
+                    &json!(reason)
+                )
+            );
+            assert_eq!(
+                (&row["due"], &row["matched"]),
+                (&json!(due), &json!(matched)),
+                "{row:#}"
+            );
             assert_eq!(row["agrees"], agrees, "{row:#}");
-            assert_eq!((&row["source"], &row["destination"]), (&json!("web"), &json!("cart")));
+            assert_eq!(
+                (&row["source"], &row["destination"]),
+                (&json!("web"), &json!("cart"))
+            );
         }
     }
 }
@@ -105,7 +167,11 @@ async fn calls_pair_the_halves_and_say_what_is_due_matched_and_agrees() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_due_halves_past_the_grace_time_are_unmatched_and_denials_name_their_reason() {
     let shop = busy();
-    let unmatched = ask(&shop, "select operation, side from unmatched order by start_time").await;
+    let unmatched = ask(
+        &shop,
+        "select operation, side from unmatched order by start_time",
+    )
+    .await;
     assert_eq!(
         unmatched,
         json!([
@@ -113,7 +179,11 @@ async fn only_due_halves_past_the_grace_time_are_unmatched_and_denials_name_thei
             {"operation": "NoClient", "side": "server"},
         ])
     );
-    let denials = ask(&shop, "select operation, side, reason from denials order by start_time").await;
+    let denials = ask(
+        &shop,
+        "select operation, side, reason from denials order by start_time",
+    )
+    .await;
     assert_eq!(
         denials,
         json!([
@@ -131,14 +201,21 @@ async fn an_entry_is_there_once_before_during_and_after_its_seal() {
     let count = |books: &Books| {
         let snapshot = books.snapshot().unwrap();
         let id = counterfoil_entry::table::TableId::Entries;
-        let sealed: u64 = snapshot.segments(id).map(|(_, segment)| segment.count).sum();
+        let sealed: u64 = snapshot
+            .segments(id)
+            .map(|(_, segment)| segment.count)
+            .sum();
         let tail: usize = snapshot.tail(id).iter().map(|batch| batch.num_rows()).sum();
         (sealed, tail)
     };
     shop.matched(&mut web, &mut cart, "A");
     assert_eq!(count(&books), (0, 2));
     shop.matched(&mut web, &mut cart, "B");
-    assert_eq!(count(&books), (0, 4), "a later snapshot reads the new bytes");
+    assert_eq!(
+        count(&books),
+        (0, 4),
+        "a later snapshot reads the new bytes"
+    );
     shop.append(b"\x00\x00");
     assert_eq!(count(&books), (0, 4), "half a frame is not read");
     shop.seal(false);
@@ -147,7 +224,11 @@ async fn an_entry_is_there_once_before_during_and_after_its_seal() {
     assert_eq!(count(&books), (4, 0));
     shop.matched(&mut web, &mut cart, "C");
     assert_eq!(count(&books), (4, 2));
-    let rows = ask(&shop, "select count(*) as n, count(distinct span_id) as d from entries").await;
+    let rows = ask(
+        &shop,
+        "select count(*) as n, count(distinct span_id) as d from entries",
+    )
+    .await;
     assert_eq!(rows, json!([{"n": 6, "d": 6}]));
 }
 
@@ -170,13 +251,29 @@ async fn completeness_is_right_with_an_unstated_tail_and_after_a_loss() {
     };
     assert_eq!(
         ask(&shop, sql).await,
-        json!([row("cart", 0, 4, 0, json!(null), "open"), row("web", 3, 1, 5, json!(0), "open")])
+        json!([
+            row("cart", 0, 4, 0, json!(null), "open"),
+            row("web", 3, 1, 5, json!(0), "open")
+        ])
     );
     shop.state(&mut web, StatementKind::Final, 7);
     shop.state(&mut cart, StatementKind::Regular, 0);
+    let trusted = ask(
+        &shop,
+        "select count(*) as n from statements where trust = 'verified'",
+    )
+    .await;
+    assert_eq!(
+        trusted,
+        json!([{"n": 5}]),
+        "the announcement of a tail's statement may be sealed"
+    );
     assert_eq!(
         ask(&shop, sql).await,
-        json!([row("cart", 4, 0, 0, json!(0), "open"), row("web", 4, 0, 7, json!(1), "final")])
+        json!([
+            row("cart", 4, 0, 0, json!(0), "open"),
+            row("web", 4, 0, 7, json!(1), "final")
+        ])
     );
 }
 
@@ -219,20 +316,35 @@ async fn objectives_are_judged_per_service_and_an_idle_one_has_no_sli() {
              objectives: [{objective}]\n"
         )
     };
-    let source = |measure: &str| format!("metricSource: {{type: counterfoil, spec: {{measure: {measure}}}}}");
-    let ratio = format!("{{ratioMetric: {{good: {{{}}}, total: {{{}}}}}}}", source("answered_calls"), source("calls"));
+    let source = |measure: &str| {
+        format!("metricSource: {{type: counterfoil, spec: {{measure: {measure}}}}}")
+    };
+    let ratio = format!(
+        "{{ratioMetric: {{good: {{{}}}, total: {{{}}}}}}}",
+        source("answered_calls"),
+        source("calls")
+    );
     let threshold = format!("{{thresholdMetric: {{{}}}}}", source("duration_ms"));
     let text = [
         slo("available", "'*'", &ratio, "{target: 0.9}"),
-        slo("fast", "cart", &threshold, "{op: lte, value: 4, target: 0.5}"),
+        slo(
+            "fast",
+            "cart",
+            &threshold,
+            "{op: lte, value: 4, target: 0.5}",
+        ),
         slo("idle", "nobody", &ratio, "{target: 0.9}"),
     ]
     .join("---\n");
     std::fs::write(folder.path().join("a.yaml"), text).unwrap();
-    let sql = "select objective, service, good, total, sli, breached from sla";
-    let (schema, batches) = offline::query(shop.path(), Some(folder.path()), sql).await.unwrap();
-    let rows: Vec<Value> =
-        batches.iter().flat_map(|batch| rows_json::rows(&schema, batch).unwrap()).collect();
+    let sql = "select objective, service, good, total, sli, breached from sla order by objective";
+    let (schema, batches) = offline::query(shop.path(), Some(folder.path()), sql)
+        .await
+        .unwrap();
+    let rows: Vec<Value> = batches
+        .iter()
+        .flat_map(|batch| rows_json::rows(&schema, batch).unwrap())
+        .collect();
     assert_eq!(
         Value::Array(rows),
         json!([
@@ -250,9 +362,16 @@ async fn predicates_on_ids_and_times_reach_the_segment_files() {
     shop.seal(true);
     let lookup = "select span_id from entries where trace_id = '01010101010101010000000000000001'";
     assert_eq!(ask(&shop, lookup).await.as_array().unwrap().len(), 2);
-    let plan = ask(&shop, &format!("explain {lookup} and start_time >= '2020-01-01T00:00:00Z'")).await;
+    let plan = ask(
+        &shop,
+        &format!("explain {lookup} and start_time >= '2020-01-01T00:00:00Z'"),
+    )
+    .await;
     let text = plan.to_string();
-    assert!(text.contains("pruning_predicate=") && text.contains("trace_id_min@"), "{text}");
+    assert!(
+        text.contains("pruning_predicate=") && text.contains("trace_id_min@"),
+        "{text}"
+    );
     assert!(text.contains("start_time_max@"), "{text}");
 }
 
@@ -274,8 +393,14 @@ async fn every_view_answers_on_empty_and_on_busy_books_in_types_that_postgresql_
             for field in schema.fields() {
                 let named = rows_json::type_name(field.data_type());
                 assert!(
-                    ["bigint", "text", "boolean", "timestamp with time zone", "double precision"]
-                        .contains(&named),
+                    [
+                        "bigint",
+                        "text",
+                        "boolean",
+                        "timestamp with time zone",
+                        "double precision"
+                    ]
+                    .contains(&named),
                     "{name}.{} is {}",
                     field.name(),
                     field.data_type()
@@ -295,7 +420,10 @@ async fn writes_are_refused_offline_too() {
         "set datafusion.execution.batch_size = 1".to_owned(),
         "select 1; select 2".to_owned(),
     ] {
-        assert!(offline::query(shop.path(), None, &sql).await.is_err(), "{sql}");
+        assert!(
+            offline::query(shop.path(), None, &sql).await.is_err(),
+            "{sql}"
+        );
     }
     assert!(!target.exists());
 }

@@ -1,1 +1,308 @@
-//! The wire, with real clients.
+//! The wire, with psql itself, and HTTP.
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use counterfoil_entry::frame::FrameReader;
+use counterfoil_entry::id::{RetentionClass, Writer};
+use counterfoil_entry::{Hash, record::RecordView};
+use counterfoil_spool::{Spool, SpoolConfig};
+use http_body_util::BodyExt;
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+
+use super::shop::Shop;
+use crate::engine::Engine;
+use crate::log::QueryLog;
+use crate::scram::Verifier;
+use crate::users::Users;
+use crate::{Books, http, pg, template};
+
+const PASSWORD: &str = "correct horse";
+
+struct Served {
+    port: u16,
+    spool: tempfile::TempDir,
+    engine: Arc<Engine>,
+    users: Arc<Users>,
+    _open: Spool,
+}
+
+async fn serve(shop: &Shop) -> Served {
+    let verifier = Verifier::of_password(PASSWORD);
+    let text =
+        format!("[[user]]\nname = \"auditor\"\nrole = \"auditor\"\nverifier = \"{verifier}\"\n");
+    let users = Arc::new(Users::parse(std::path::Path::new("users.toml"), &text).unwrap());
+    let spool = tempfile::tempdir().unwrap();
+    let open = Spool::open(SpoolConfig {
+        directory: spool.path().to_owned(),
+        writer: Writer::parse("spiffe://shop.test/counterfoil/query#1").unwrap(),
+        size_max: 64 << 20,
+        build: "test".into(),
+        config_sha256: Hash::default(),
+    })
+    .unwrap();
+    let log = QueryLog::new(open.lane(0), RetentionClass::parse("sox_7y").unwrap());
+    let template = template::template(256 << 20, 2).unwrap();
+    let cpu = tokio::runtime::Handle::current();
+    let books = Books::open(shop.path()).unwrap();
+    let engine = Engine::new(books, template, Vec::new(), cpu, 4, Some(log)).unwrap();
+    let engine = Arc::new(engine);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = Arc::new(pg::Server::new(
+        Arc::clone(&engine),
+        Arc::clone(&users),
+        false,
+    ));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(Arc::clone(&server).serve(stream, None));
+        }
+    });
+    Served {
+        port,
+        spool,
+        engine,
+        users,
+        _open: open,
+    }
+}
+
+impl Served {
+    async fn psql_as(&self, user: &str, password: &str, sql: &str) -> Output {
+        let mut command = Command::new("psql");
+        command
+            .args([
+                "-X",
+                "-A",
+                "-t",
+                "-v",
+                "VERBOSITY=verbose",
+                "-h",
+                "127.0.0.1",
+            ])
+            .args([
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                user,
+                "counterfoil",
+                "-c",
+                sql,
+            ])
+            .env("PGPASSWORD", password)
+            .env("PGCONNECT_TIMEOUT", "20");
+        tokio::task::spawn_blocking(move || command.output().expect("psql is installed"))
+            .await
+            .unwrap()
+    }
+
+    async fn psql(&self, sql: &str) -> (String, String) {
+        let output = self.psql_as("auditor", PASSWORD, sql).await;
+        (
+            String::from_utf8(output.stdout).unwrap().trim().to_owned(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    }
+
+    /// Phase and text of each query in the spool.
+    fn logged(&self) -> Vec<(String, String)> {
+        let mut rows = Vec::new();
+        let mut folders = vec![self.spool.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path
+                    .file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with("query_log.")
+                {
+                    let bytes = std::fs::read(&path).unwrap();
+                    for frame in FrameReader::new(&bytes[8..]) {
+                        let view = RecordView::parse(frame.payload).unwrap();
+                        let fields = counterfoil_entry::tlv::Fields::parse(view.body).unwrap();
+                        rows.push((
+                            fields.text(6).unwrap().into(),
+                            fields.text(11).unwrap().into(),
+                        ));
+                    }
+                }
+            }
+        }
+        rows
+    }
+}
+
+fn shop() -> Shop {
+    let mut shop = Shop::open();
+    let (mut web, mut cart) = (shop.proxy("web"), shop.proxy("cart"));
+    shop.matched(&mut web, &mut cart, "GetCart");
+    shop
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn psql_logs_in_asks_and_is_logged_before_and_after() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let (out, err) = served.psql("select operation, matched from calls").await;
+    assert_eq!((out.as_str(), err.as_str()), ("GetCart|t", ""));
+    let logged = served.logged();
+    let sql = "select operation, matched from calls".to_owned();
+    assert_eq!(
+        logged,
+        [("start".to_owned(), sql.clone()), ("end".to_owned(), sql)]
+    );
+    for (sql, expected) in [
+        ("select current_user", "auditor"),
+        ("show transaction isolation level", "read committed"),
+        (
+            "select count(*) from entries where side = 'client'; select 2",
+            "1\n2",
+        ),
+        ("-- ping", ""),
+        (
+            "set application_name = 'x'; show application_name",
+            "SET\nx",
+        ),
+        ("begin; select 1; commit", "BEGIN\n1\nCOMMIT"),
+        ("select scopes from entries limit 1", "sox,pci"),
+        (
+            "select current_setting('server_version_num')::int / 100",
+            "1600",
+        ),
+    ] {
+        let (out, err) = served.psql(sql).await;
+        assert_eq!((out.as_str(), err.as_str()), (expected, ""), "{sql}");
+    }
+    let (out, err) = served.psql("\\d calls").await;
+    assert!(
+        out.contains("trace_id") && out.contains("timestamp"),
+        "{out} {err}"
+    );
+    let (out, err) = served.psql("\\dv").await;
+    assert!(out.contains("latency_overhead"), "{out} {err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wrong_password_and_an_unknown_user_look_the_same() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    for (user, password) in [("auditor", "wrong"), ("nobody", "wrong"), ("nobody", "")] {
+        let output = served.psql_as(user, password, "select 1").await;
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        let told = format!("password authentication failed for user \"{user}\"");
+        assert!(
+            err.contains(&told) || err.contains("no password supplied"),
+            "{err}"
+        );
+    }
+    assert!(served.logged().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_write_is_refused_with_its_code_and_logged() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let target = shop.path().join("stolen");
+    let file = target.display();
+    let writes = [
+        "insert into entries (side) values ('x')".to_owned(),
+        "create table t (a int)".to_owned(),
+        "drop table entries".to_owned(),
+        "delete from entries".to_owned(),
+        "copy entries from stdin".to_owned(),
+        format!("copy (select 1) to '{file}'"),
+        "select 1; drop table entries".to_owned(),
+        "explain analyze delete from entries".to_owned(),
+        "set role postgres".to_owned(),
+    ];
+    for sql in &writes {
+        let (_, err) = served.psql(sql).await;
+        assert!(
+            err.contains("25006") || err.contains("42501"),
+            "{sql}: {err}"
+        );
+    }
+    assert!(!target.exists());
+    let logged = served.logged();
+    for sql in &writes {
+        assert!(
+            logged.contains(&("refused".to_owned(), sql.clone())),
+            "{sql}: {logged:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn errors_have_the_codes_and_positions_of_postgresql() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    for (sql, code, position) in [
+        ("select * from nope", "42P01", Some(15)),
+        ("select nope from calls", "42703", Some(8)),
+        ("select 1 +", "42601", None),
+        ("select 1 / 0", "22012", None),
+        (
+            "set statement_timeout = 200; select count(*) from generate_series(1, 100000000000)",
+            "57014",
+            None,
+        ),
+    ] {
+        let (_, err) = served.psql(sql).await;
+        assert!(err.contains(code), "{sql}: {err}");
+        if let Some(position) = position {
+            let caret = err
+                .lines()
+                .find(|line| line.trim() == "^")
+                .unwrap_or_default();
+            assert_eq!(
+                caret.find('^'),
+                Some("LINE 1: ".len() + position - 1),
+                "{err}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn http_answers_json_with_numbers_and_refuses_writes_and_strangers() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let router = http::router(Arc::clone(&served.engine), Arc::clone(&served.users));
+    let ask = |password: &str, body: &str| {
+        let credentials = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            format!("auditor:{password}"),
+        );
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let request = ::http::Request::post("/v1/sql")
+            .header("authorization", format!("Basic {credentials}"))
+            .header("content-type", "application/json")
+            .extension(axum::extract::ConnectInfo(peer))
+            .body(axum::body::Body::from(body.to_owned()))
+            .unwrap();
+        let router = router.clone();
+        async move {
+            let response = router.oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        }
+    };
+    let question = r#"{"sql": "select operation, client_duration_ns from calls where operation = $1", "parameters": ["GetCart"], "purpose": "test"}"#;
+    assert_eq!(
+        ask(PASSWORD, question).await,
+        (200, r#"{"columns":[{"name":"operation","type":"text"},{"name":"client_duration_ns","type":"bigint"}],"rows":[{"operation":"GetCart","client_duration_ns":5000000}]}"#.to_owned())
+    );
+    let (status, body) = ask(PASSWORD, r#"{"sql": "drop table entries"}"#).await;
+    assert!(status == 403 && body.contains("25006"), "{status} {body}");
+    let (status, body) = ask("wrong", question).await;
+    assert!(status == 401 && body.contains("28P01"), "{status} {body}");
+}
