@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use counterfoil_entry::clock;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -111,22 +111,12 @@ impl Child {
             }
         };
         let outcome = timeout(READY_MAX, waiting).await;
-        outcome
-            .unwrap_or_else(|_| {
-                bail!(
-                    "{} was not ready within {} s",
-                    self.name,
-                    READY_MAX.as_secs()
-                )
-            })
-            .with_context(|| {
-                format!(
-                    "starting {}; the end of {}:\n{}",
-                    self.name,
-                    self.log.display(),
-                    tail(&self.log)
-                )
-            })
+        let outcome = outcome.unwrap_or_else(|_| {
+            bail!("{} was not ready within {} s", self.name, READY_MAX.as_secs())
+        });
+        outcome.map_err(|error| {
+            anyhow!("{error}; the end of {}:\n{}", self.log.display(), tail(&self.log))
+        })
     }
 
     /// Asks the child to stop and waits for that.
@@ -173,7 +163,7 @@ async fn keep_running(
         } else {
             ""
         };
-        console.say(format_args!("  {:<24} process {pid}{again}", spec.name));
+        console.say(format_args!("  {:<28} process {pid}{again}", spec.name));
         let ended = tokio::select! {
             ended = child.wait() => ended,
             () = stop.cancelled() => {

@@ -84,6 +84,7 @@ pub(crate) fn provision(
         "logs",
         "objectives",
         "catalogue",
+        "collector",
         "spool",
     ] {
         let path = root.join(directory);
@@ -218,12 +219,11 @@ impl Site<'_> {
 
     fn collector(&self) -> String {
         format!(
-            "data_dir = {}\norigin = \"{ORIGIN}\"\nlisten = \"{}\"\nlog_key_file = {}\ncontrol_spiffe_id = \"{}\"\n\
+            "data_dir = {}\norigin = \"{ORIGIN}\"\nlisten = \"{}\"\nlog_key_file = {}\n\
              seal_interval_s = {SEAL_INTERVAL_S}\n\n{}",
             self.path(""),
             self.ports.collector,
             self.path("collector/log.key"),
-            role_id("control"),
             self.identity("collector"),
         )
     }
