@@ -1,6 +1,7 @@
 //! Every case of what a writer may send, right and wrong.
 
-use counterfoil_entry::rows::GapRow;
+use counterfoil_entry::Time;
+use counterfoil_entry::rows::{GapRow, StatementRow};
 use counterfoil_entry::statement::StatementKind::{Final, Regular};
 use counterfoil_entry::table::TableId;
 
@@ -296,6 +297,45 @@ async fn only_the_collector_writes_gaps_and_only_control_issuance() {
         COLLECTOR
     );
     collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_announced_under_an_expired_svid_is_kept_and_marked() {
+    let world = World::new();
+    let collector = world.collector().await;
+    let expired = world.identity_until(SHOP, 2022).current();
+    let then = Time::from_ns(1_600_000_000_000_000_000);
+    let mut control = world.writer("spiffe://books.test/counterfoil/control", 3);
+    control.hello(&collector).await;
+    for (epoch, is_issued) in [(7, false), (8, true)] {
+        if is_issued {
+            let sent = control.send_issued(&collector, &expired).await;
+            assert_eq!(sent.0, 200, "{sent:?}");
+        }
+        let mut shop = world.writer(SHOP, epoch);
+        let announcement = shop.announcement_of(&expired, then);
+        assert_eq!(
+            shop.post(&collector, "/v1/hello", announcement).await.0,
+            200
+        );
+        shop.work(&collector, 2).await;
+        let last = shop.state(Final);
+        assert_eq!(shop.submit(&collector, &last).await.0, 200);
+    }
+    collector.stop().await;
+    let mut trust: Vec<_> = world
+        .rows(TableId::Statements)
+        .sealed
+        .iter()
+        .map(|record| StatementRow::parts(record).unwrap())
+        .filter(|parts| parts.is_announcement)
+        .map(|parts| parts.trust.as_str())
+        .collect();
+    trust.sort_unstable();
+    assert_eq!(trust, ["late", "unverified", "verified", "verified"]);
+    assert_eq!(world.rows(TableId::Entries).sealed.len(), 4);
+    let report = world.verify();
+    assert!(report.is_proved(), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

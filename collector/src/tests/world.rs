@@ -14,7 +14,7 @@ use counterfoil_entry::entry::Entry;
 use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Epoch, Stream, Writer};
 use counterfoil_entry::record::{HeaderRef, RecordView};
-use counterfoil_entry::rows::GapRow;
+use counterfoil_entry::rows::{GapRow, IssuanceRow};
 use counterfoil_entry::statement::{
     AuditKey, Recovery, Signed, Statement, StatementKind, StreamRange, statement_hash,
 };
@@ -95,6 +95,11 @@ impl World {
     }
 
     pub(super) fn identity(&self, id: &str) -> Identity {
+        self.identity_until(id, 2100)
+    }
+
+    /// An identity whose certificate expires with the year before `year`.
+    pub(super) fn identity_until(&self, id: &str, year: i32) -> Identity {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.extended_key_usages = vec![
@@ -102,7 +107,7 @@ impl World {
             ExtendedKeyUsagePurpose::ServerAuth,
         ];
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.authority).unwrap();
         let svid = Svid::from_pem(&certificate.pem(), &key.serialize_pem()).unwrap();
@@ -395,12 +400,16 @@ impl TestWriter {
     }
 
     pub(super) fn announcement(&self) -> Vec<u8> {
-        let svid = self.identity.current();
+        self.announcement_of(&self.identity.current(), clock::wall())
+    }
+
+    /// The announcement that the writer made with `svid` at `time`.
+    pub(super) fn announcement_of(&self, svid: &Svid, time: Time) -> Vec<u8> {
         let announcement = Announcement {
             writer: self.name.clone(),
             epoch: self.epoch,
             audit_key: self.key.public(),
-            time: clock::wall(),
+            time,
             chain: svid.chain_der().iter().map(|der| der.to_vec()).collect(),
             build: "test".to_owned(),
         };
@@ -421,6 +430,34 @@ impl TestWriter {
 
     pub(super) async fn submit(&self, to: &Running, signed: &Signed) -> Reply {
         self.post(to, "/v1/statement", signed.to_wire()).await
+    }
+
+    /// Sends the row by which control says that it issued `svid`.
+    pub(super) async fn send_issued(&mut self, to: &Running, svid: &Svid) -> Reply {
+        let row = IssuanceRow {
+            kind: "svid".to_owned(),
+            serial: Some(svid.serial().to_owned()),
+            spiffe_id: svid.spiffe_id().as_str().to_owned(),
+            not_before: Some(svid.not_before()),
+            not_after: Some(svid.not_after()),
+            cert_sha256: Some(svid.cert_sha256()),
+            spki_sha256: None,
+            issued_at: svid.not_before(),
+            method: Some("join_token".to_owned()),
+            subject_epoch: None,
+            peer_address: None,
+        };
+        let stream = "issuance/permanent/0";
+        let header = HeaderRef {
+            writer: self.name.as_str(),
+            epoch: self.epoch,
+            stream,
+            seq: 0,
+        };
+        let (mut record, mut body) = (Vec::new(), Vec::new());
+        row.encode(&header, &mut record);
+        push_record(&mut body, &record);
+        self.post(to, "/v1/batch", body).await
     }
 
     /// Writes, sends and states entries; all is acknowledged.
