@@ -70,7 +70,15 @@ pub(crate) async fn connect_to_proxy(
         refusal: Arc::clone(&refusal),
     });
     let handshake_ns = Some(clock::mono_ns().saturating_sub(began_ns));
-    let link = Link::open(Noting { stream, refusal }, far_end).await?;
+    let link = Link::open(
+        Noting {
+            stream,
+            refusal,
+            write_failed: None,
+        },
+        far_end,
+    )
+    .await?;
     Ok((
         link,
         Dialled {
@@ -86,6 +94,8 @@ pub(crate) async fn connect_to_proxy(
 struct Noting<T> {
     stream: T,
     refusal: Arc<OnceLock<Refusal>>,
+    /// A write that failed, held back until the alert behind it has been looked for.
+    write_failed: Option<io::Error>,
 }
 
 impl<T> Noting<T> {
@@ -101,26 +111,39 @@ impl<T> Noting<T> {
 }
 
 impl<T: AsyncRead + Unpin> Noting<T> {
-    /// Looks for the alert behind a failed write: whoever refuses hangs up at once, and writing
-    /// may fail before the alert has been read.
+    /// Holds a failed write back until what came before the failure has been read. Whoever refuses
+    /// sends an alert and hangs up at once, and writing may fail before the alert is seen.
     fn written<V>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<V>>,
     ) -> Poll<io::Result<V>> {
-        if matches!(polled, Poll::Ready(Err(_))) && self.refusal.get().is_none() {
-            let mut space = [0; 512];
-            for _ in 0..UNREAD_LOOKS {
-                let mut unread = ReadBuf::new(&mut space);
-                let read = Pin::new(&mut self.stream).poll_read(cx, &mut unread);
-                let more = matches!(read, Poll::Ready(Ok(()))) && !unread.filled().is_empty();
-                let _noted = self.noted(read);
-                if !more {
-                    break;
-                }
+        match polled {
+            Poll::Ready(Err(error)) if self.refusal.get().is_none() => {
+                self.write_failed = Some(error);
+                self.read_the_rest(cx)
+            }
+            polled => self.noted(polled),
+        }
+    }
+
+    /// Reads to the end that a broken connection has, and then gives the write's error.
+    fn read_the_rest<V>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<V>> {
+        let mut space = [0; 512];
+        for _ in 0..UNREAD_LOOKS {
+            let mut unread = ReadBuf::new(&mut space);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut unread);
+            if read.is_pending() {
+                return Poll::Pending;
+            }
+            let more = matches!(read, Poll::Ready(Ok(()))) && !unread.filled().is_empty();
+            let _noted = self.noted(read);
+            if !more {
+                break;
             }
         }
-        self.noted(polled)
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        Poll::Ready(Err(self.write_failed.take().unwrap_or_else(broken)))
     }
 }
 
@@ -144,6 +167,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noting<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.write_failed.is_some() {
+            return self.read_the_rest(cx);
+        }
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, polled)
     }
@@ -153,6 +179,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noting<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.write_failed.is_some() {
+            return self.read_the_rest(cx);
+        }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.written(cx, polled)
     }
@@ -162,6 +191,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noting<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write_failed.is_some() {
+            return self.read_the_rest(cx);
+        }
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.written(cx, polled)
     }

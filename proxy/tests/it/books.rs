@@ -19,6 +19,10 @@ pub(crate) fn entries(root: &Path) -> Vec<Entry> {
             continue;
         }
         let bytes = std::fs::read(&file).unwrap();
+        if bytes.is_empty() {
+            // just made, nothing in it yet
+            continue;
+        }
         assert_eq!(&bytes[..8], b"CFSPOOL1");
         for frame in FrameReader::new(&bytes[8..]) {
             if frame.kind == 1 {
