@@ -31,6 +31,8 @@ use crate::intake::{BATCH_BYTES_MAX, Desks, read_batch, read_hello, read_stateme
 
 /// Connections at a time; one more waits in the kernel.
 const CONNECTIONS_MAX: usize = 4096;
+/// Bytes of a statement or an announcement at most: a row that keeps it fits into every spool.
+const SIGNED_BYTES_MAX: usize = 512 << 10;
 /// Time for a handshake, and for the body of a request.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a request after which a connection is closed.
@@ -145,14 +147,20 @@ impl Receiver {
         if !matches!(path.as_str(), "/v1/hello" | "/v1/batch" | "/v1/statement") {
             return plain(StatusCode::NOT_FOUND);
         }
-        let body = match read_body(request).await {
+        let limit = if path == "/v1/batch" {
+            BATCH_BYTES_MAX
+        } else {
+            SIGNED_BYTES_MAX
+        };
+        let body = match read_body(request, limit).await {
             Ok(body) => body,
             Err(refused) => return render(Err(refused)),
         };
         render(self.answer(&path, body, peer).await)
     }
 
-    async fn answer(&self, path: &str, body: Bytes, peer: &Peer) -> Answer {
+    /// Reads a request's body and waits for the bookkeeper's answer.
+    pub(crate) async fn answer(&self, path: &str, body: Bytes, peer: &Peer) -> Answer {
         let id = peer.spiffe_id.as_str();
         let (to, answer) = oneshot::channel();
         let request = match path {
@@ -181,12 +189,12 @@ fn overload(detail: &str) -> Refused {
     Refused::new(Reason::Overload, detail)
 }
 
-async fn read_body(request: HttpRequest<Incoming>) -> Result<Bytes, Refused> {
-    let body = Limited::new(request.into_body(), BATCH_BYTES_MAX);
+async fn read_body(request: HttpRequest<Incoming>, limit: usize) -> Result<Bytes, Refused> {
+    let body = Limited::new(request.into_body(), limit);
     match timeout(PEER_TIMEOUT, body.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let detail = format!("the body is longer than {BATCH_BYTES_MAX} bytes");
+            let detail = format!("the body is longer than {limit} bytes");
             Err(Refused::new(Reason::TooLarge, detail))
         }
         Ok(Err(_)) | Err(_) => Err(overload("the body did not come in time")),

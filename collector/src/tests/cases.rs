@@ -5,6 +5,10 @@ use counterfoil_entry::rows::{GapRow, StatementRow};
 use counterfoil_entry::statement::StatementKind::{Final, Regular};
 use counterfoil_entry::table::TableId;
 
+use crate::bookkeeper::Request;
+use crate::intake::Desks;
+use crate::receiver::Receiver;
+
 use super::world::{COLLECTOR, ORIGIN, SHOP, STREAM, World, eventually};
 
 fn open(gaps: &[GapRow]) -> Vec<&GapRow> {
@@ -252,6 +256,7 @@ async fn nobody_writes_for_another_and_nothing_malformed_gets_in() {
         ("/v1/statement", vec![0; 9], 400, "malformed"),
         ("/v1/hello", vec![0, 0, 0, 9], 400, "malformed"),
         ("/v1/batch", long, 413, "too_large"),
+        ("/v1/statement", vec![0; (512 << 10) + 1], 413, "too_large"),
     ] {
         let (found, answer) = thief.post(&collector, path, body).await;
         assert_eq!(
@@ -264,6 +269,45 @@ async fn nobody_writes_for_another_and_nothing_malformed_gets_in() {
     assert_eq!(thief.post(&collector, "/v1/else", Vec::new()).await.0, 404);
     collector.stop().await;
     assert!(world.rows(TableId::Entries).sorted().is_empty());
+}
+
+#[tokio::test]
+async fn a_full_queue_is_answered_with_try_again() {
+    let world = World::new();
+    let mut shop = world.writer(SHOP, 7);
+    shop.write(1);
+    let (requests, queue) = std::sync::mpsc::sync_channel(1);
+    requests.send(Request::Close).unwrap();
+    let receiver = Receiver {
+        identity: world.identity(COLLECTOR),
+        desks: Desks {
+            collector: COLLECTOR.to_owned(),
+            control: String::new(),
+        },
+        requests,
+        is_closing: std::sync::Arc::default(),
+    };
+    let peer = counterfoil_trust::peer_of(shop.identity.current().chain_der()).unwrap();
+    let batch = || shop.batch(0..1).into();
+    let refused = receiver
+        .answer("/v1/batch", batch(), &peer)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (refused.reason.word(), refused.reason.status().as_u16()),
+        ("overload", 503)
+    );
+    assert!(!refused.reason.is_permanent());
+    drop(queue);
+    let refused = receiver
+        .answer("/v1/batch", batch(), &peer)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.reason.word(),
+        "overload",
+        "a stopped bookkeeper answers nothing else"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
