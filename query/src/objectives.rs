@@ -223,12 +223,6 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
             format!("is {method:?}; calls are counted, so only Occurrences has a meaning"),
         ));
     }
-    let [window] = slo.spec.time_window.as_slice() else {
-        return Err(senseless(
-            "spec.timeWindow",
-            "must hold exactly one window".to_owned(),
-        ));
-    };
     let window_ns =
         rolling_ns(&slo.spec.time_window).map_err(|(field, detail)| senseless(field, detail))?;
     let indicator = slo.spec.indicator.as_ref().ok_or_else(|| {

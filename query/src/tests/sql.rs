@@ -82,85 +82,34 @@ async fn calls_pair_the_halves_and_say_what_is_due_matched_and_agrees() {
         )
         .await;
         let expected = [
-            ("GetCart", "ok", "allow", "granted", true, true, json!(true)),
-            (
-                "Mismatch",
-                "ok",
-                "allow",
-                "granted",
-                true,
-                true,
-                json!(false),
-            ),
-            (
-                "DeniedThere",
-                "denied",
-                "deny",
-                "grant_none",
-                true,
-                true,
-                json!(true),
-            ),
-            (
-                "DeniedHere",
-                "denied",
-                "deny",
-                "route_unknown",
-                false,
-                false,
-                json!(null),
-            ),
-            (
-                "NoServer",
-                "ok",
-                "allow",
-                "granted",
-                true,
-                false,
-                json!(null),
-            ),
-            (
-                "NoClient",
-                "ok",
-                "allow",
-                "granted",
-                true,
-                false,
-                json!(null),
-            ),
-            ("Young", "ok", "allow", "granted", true, false, json!(null)),
+            "GetCart ok allow granted true true true",
+            "Mismatch ok allow granted true true false",
+            "DeniedThere denied deny grant_none true true true",
+            "DeniedHere denied deny route_unknown false false null",
+            "NoServer ok allow granted true false null",
+            "NoClient ok allow granted true false null",
+            "Young ok allow granted true false null",
         ];
-        let rows = calls.as_array().unwrap();
-        assert_eq!(rows.len(), expected.len(), "{calls:#}");
-        for (row, (operation, outcome, decision, reason, due, matched, agrees)) in
-            rows.iter().zip(expected)
-        {
-            let found = (
-                &row["operation"],
-                &row["outcome"],
-                &row["decision"],
-                &row["reason"],
-            );
-            assert_eq!(
-                found,
-                (
-                    &json!(operation),
-                    &json!(outcome),
-                    &json!(decision),
-                    &json!(reason)
-                )
-            );
-            assert_eq!(
-                (&row["due"], &row["matched"]),
-                (&json!(due), &json!(matched)),
-                "{row:#}"
-            );
-            assert_eq!(row["agrees"], agrees, "{row:#}");
+        let columns = [
+            "operation",
+            "outcome",
+            "decision",
+            "reason",
+            "due",
+            "matched",
+            "agrees",
+        ];
+        let row = |row: &Value| {
             assert_eq!(
                 (&row["source"], &row["destination"]),
                 (&json!("web"), &json!("cart"))
             );
-        }
+            columns
+                .map(|column| row[column].to_string().replace('"', ""))
+                .join(" ")
+        };
+        let found: Vec<String> = calls.as_array().unwrap().iter().map(row).collect();
+        assert_eq!(found, expected);
     }
 }
 

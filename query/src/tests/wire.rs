@@ -306,3 +306,168 @@ async fn http_answers_json_with_numbers_and_refuses_writes_and_strangers() {
     let (status, body) = ask("wrong", question).await;
     assert!(status == 401 && body.contains("28P01"), "{status} {body}");
 }
+
+/// One message of the PostgreSQL protocol: its type, its length, its body.
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+    [&[kind], len.as_slice(), body].concat()
+}
+
+/// A raw client, for what psql does not send: the extended protocol and cancel requests.
+struct Raw {
+    stream: tokio::net::TcpStream,
+    key: Vec<u8>,
+}
+
+impl Raw {
+    async fn log_in(port: u16) -> Self {
+        use base64::Engine as _;
+        use tokio::io::AsyncWriteExt;
+        let base64 = base64::engine::general_purpose::STANDARD;
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .unwrap();
+        let mut start = 196_608_u32.to_be_bytes().to_vec();
+        start.extend_from_slice(b"user\0auditor\0database\0counterfoil\0\0");
+        let len = u32::try_from(start.len() + 4).unwrap().to_be_bytes();
+        stream
+            .write_all(&[len.as_slice(), &start].concat())
+            .await
+            .unwrap();
+        let mut raw = Self {
+            stream,
+            key: Vec::new(),
+        };
+        assert_eq!(raw.read().await.1, b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+        let bare = "n=,r=clientnonce";
+        let first = format!("n,,{bare}");
+        let len = u32::try_from(first.len()).unwrap().to_be_bytes();
+        raw.send(
+            b'p',
+            &[b"SCRAM-SHA-256\0", len.as_slice(), first.as_bytes()].concat(),
+        )
+        .await;
+        let server_first = String::from_utf8(raw.read().await.1[4..].to_vec()).unwrap();
+        let parts: Vec<&str> = server_first.split(',').filter_map(|part| part.get(2..)).collect();
+        let salt = base64.decode(parts[1]).unwrap();
+        let mut salted = [0; 32];
+        let rounds = parts[2].parse().unwrap();
+        let algorithm = aws_lc_rs::pbkdf2::PBKDF2_HMAC_SHA256;
+        aws_lc_rs::pbkdf2::derive(algorithm, rounds, &salt, PASSWORD.as_bytes(), &mut salted);
+        let hmac = |key: &[u8], text: &[u8]| {
+            use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+            sign(&Key::new(HMAC_SHA256, key), text).as_ref().to_vec()
+        };
+        let client_key = hmac(&salted, b"Client Key");
+        let stored = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &client_key);
+        let without_proof = format!("c=biws,r={}", parts[0]);
+        let message = format!("{bare},{server_first},{without_proof}");
+        let signature = hmac(stored.as_ref(), message.as_bytes());
+        let proof: Vec<u8> = client_key
+            .iter()
+            .zip(signature)
+            .map(|(a, b)| a ^ b)
+            .collect();
+        let last = format!("{without_proof},p={}", base64.encode(proof));
+        raw.send(b'p', last.as_bytes()).await;
+        loop {
+            match raw.read().await {
+                (b'K', body) => raw.key = body,
+                (b'Z', _) => return raw,
+                (kind, body) => assert_ne!(kind, b'E', "{}", String::from_utf8_lossy(&body)),
+            }
+        }
+    }
+
+    async fn send(&mut self, kind: u8, body: &[u8]) {
+        use tokio::io::AsyncWriteExt;
+        self.stream.write_all(&message(kind, body)).await.unwrap();
+    }
+
+    async fn read(&mut self) -> (u8, Vec<u8>) {
+        use tokio::io::AsyncReadExt;
+        let kind = self.stream.read_u8().await.unwrap();
+        let len = usize::try_from(self.stream.read_u32().await.unwrap()).unwrap();
+        let mut body = vec![0; len - 4];
+        self.stream.read_exact(&mut body).await.unwrap();
+        (kind, body)
+    }
+
+    /// Kinds and bodies of the messages up to the next `ReadyForQuery`.
+    async fn answer(&mut self) -> Vec<(u8, String)> {
+        let mut all = Vec::new();
+        loop {
+            let (kind, body) = self.read().await;
+            if kind == b'Z' {
+                return all;
+            }
+            all.push((kind, String::from_utf8_lossy(&body).into_owned()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_extended_protocol_binds_parameters_and_refuses_writes() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let mut raw = Raw::log_in(served.port).await;
+    raw.send(
+        b'P',
+        b"\0select operation, status + $2 from calls where operation = $1\0\0\0",
+    )
+    .await;
+    raw.send(b'D', b"S\0").await;
+    raw.send(b'B', b"\0\0\0\0\0\x02\0\0\0\x07GetCart\0\0\0\x011\0\0")
+        .await;
+    raw.send(b'E', b"\0\0\0\0\0").await;
+    raw.send(b'S', b"").await;
+    let answer = raw.answer().await;
+    let kinds: Vec<char> = answer.iter().map(|(kind, _)| char::from(*kind)).collect();
+    assert_eq!(kinds, ['1', 't', 'T', '2', 'D', 'C'], "{answer:?}");
+    assert!(answer[4].1.ends_with("GetCart\0\0\0\u{3}201"), "{answer:?}");
+    raw.send(b'P', b"\0delete from entries\0\0\0").await;
+    raw.send(b'S', b"").await;
+    let answer = raw.answer().await;
+    assert!(
+        answer[0].0 == b'E' && answer[0].1.contains("25006"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cancel_request_stops_a_statement_and_the_connection_lives_on() {
+    use tokio::io::AsyncWriteExt;
+    let shop = shop();
+    let served = serve(&shop).await;
+    let mut raw = Raw::log_in(served.port).await;
+    raw.send(
+        b'Q',
+        b"select count(*) from generate_series(1, 100000000000)\0",
+    )
+    .await;
+    while served.logged().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut wrong = raw.key.clone();
+    wrong[7] ^= 1;
+    for key in [wrong, raw.key.clone()] {
+        let mut other = tokio::net::TcpStream::connect(("127.0.0.1", served.port))
+            .await
+            .unwrap();
+        let request = [
+            &16_u32.to_be_bytes(),
+            &80_877_102_u32.to_be_bytes(),
+            key.as_slice(),
+        ];
+        other.write_all(&request.concat()).await.unwrap();
+    }
+    let answer = raw.answer().await;
+    assert!(
+        answer
+            .iter()
+            .any(|(kind, body)| *kind == b'E' && body.contains("57014")),
+        "{answer:?}"
+    );
+    raw.send(b'Q', b"select 1\0").await;
+    assert_eq!(raw.answer().await[1].0, b'D');
+}
