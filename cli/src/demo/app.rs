@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use counterfoil_entry::clock;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -94,14 +95,17 @@ impl Stage {
         }
     }
 
-    /// Does the steps of one service: its own time and its calls. Returns whether every call succeeded.
+    /// Does the steps of one service, whose time began at `from_ns` of the monotonic clock: its own time and its calls.
+    /// Returns whether every call succeeded.
     pub(crate) async fn perform(
         &self,
         caller: Caller,
         (number, plan): (u64, &Plan),
         steps: &Steps,
         traceparent: &str,
+        from_ns: u64,
     ) -> bool {
+        let mut since_ns = from_ns;
         let mut ended = vec![false; steps.calls.len()];
         let mut ended_in_order = 0;
         let mut waiting = steps.calls.iter().peekable();
@@ -110,7 +114,7 @@ impl Stage {
         loop {
             while let Some(step) = waiting.next_if(|step| step.after <= ended_in_order) {
                 open.push(async move {
-                    self.timer.sleep(step.gap_ns).await;
+                    self.timer.sleep_until(since_ns + step.gap_ns).await;
                     (
                         step.end_rank,
                         self.make(caller, (number, plan), step.call, traceparent)
@@ -127,9 +131,10 @@ impl Stage {
             }
             while ended.get(ended_in_order) == Some(&true) {
                 ended_in_order += 1;
+                since_ns = clock::mono_ns();
             }
         }
-        self.timer.sleep(steps.tail_ns).await;
+        self.timer.sleep_until(since_ns + steps.tail_ns).await;
         good
     }
 
@@ -176,6 +181,7 @@ impl Stage {
         service: usize,
         request: Request<Incoming>,
     ) -> Response<BoxBody<Bytes, Infallible>> {
+        let from_ns = clock::mono_ns();
         let (parts, body) = request.into_parts();
         let grpc = parts
             .headers
@@ -199,7 +205,13 @@ impl Stage {
         let traceparent = text(&parts.headers, TRACEPARENT).unwrap_or("");
         let whole = (number, plan.as_ref());
         let good = self
-            .perform(Caller::Service(service), whole, &call.steps, traceparent)
+            .perform(
+                Caller::Service(service),
+                whole,
+                &call.steps,
+                traceparent,
+                from_ns,
+            )
             .await;
         if good {
             answer_with(grpc, StatusCode::OK, "0")
@@ -214,7 +226,13 @@ impl Running<'_> {
     pub(crate) async fn drive(&self, traceparent: &str) -> bool {
         let whole = (self.number, self.plan.as_ref());
         self.stage
-            .perform(Caller::Driver, whole, &self.plan.start, traceparent)
+            .perform(
+                Caller::Driver,
+                whole,
+                &self.plan.start,
+                traceparent,
+                clock::mono_ns(),
+            )
             .await
     }
 }

@@ -112,10 +112,18 @@ impl Child {
         };
         let outcome = timeout(READY_MAX, waiting).await;
         let outcome = outcome.unwrap_or_else(|_| {
-            bail!("{} was not ready within {} s", self.name, READY_MAX.as_secs())
+            bail!(
+                "{} was not ready within {} s",
+                self.name,
+                READY_MAX.as_secs()
+            )
         });
         outcome.map_err(|error| {
-            anyhow!("{error}; the end of {}:\n{}", self.log.display(), tail(&self.log))
+            anyhow!(
+                "{error}; the end of {}:\n{}",
+                self.log.display(),
+                tail(&self.log)
+            )
         })
     }
 
