@@ -18,6 +18,7 @@ use datafusion::execution::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::Cast;
 use datafusion::logical_expr::Expr;
+use futures::FutureExt;
 
 use crate::books::Snapshot;
 use crate::listing;
@@ -245,8 +246,13 @@ impl TableFunctionImpl for Windowed {
             .world
             .windowed_sql(self.name, window)
             .ok_or_else(|| DataFusionError::Plan(format!("{} is no table function", self.name)))?;
-        // Planning here waits for nothing: every provider is in memory.
-        futures::executor::block_on(self.world.view(&sql))
+        // Planning waits for nothing: every provider is in memory.
+        self.world.view(&sql).now_or_never().unwrap_or_else(|| {
+            Err(DataFusionError::Internal(format!(
+                "planning {} had to wait",
+                self.name
+            )))
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -129,24 +130,11 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     })?;
     let log = QueryLog::new(spool.lane(0), class(&config)?);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    // Plans burn CPU between two awaits; on the network's threads they would starve it.
-    let cpu = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores)
-        .thread_name("query-cpu")
-        .enable_all()
-        .build()
-        .map_err(RunError::Threads)?;
+    let cpu = Cpu::start(cores)?;
     let template = template::template(config.memory_bytes_max, cores)
         .map_err(|error| SqlError::from(&error))?;
     let turns = config.statements_max;
-    let engine = Engine::new(
-        books,
-        template,
-        objectives,
-        cpu.handle().clone(),
-        turns,
-        Some(log),
-    )?;
+    let engine = Engine::new(books, template, objectives, cpu.handle(), turns, Some(log))?;
     let engine = Arc::new(engine);
     let delivered = CancellationToken::new();
     let delivery = tokio::spawn(deliver(spool, config, collector_id, delivered.clone()));
@@ -170,8 +158,41 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     if let Err(error) = delivery.await {
         tracing::warn!(%error, "the delivery of the query log ended early");
     }
-    cpu.shutdown_background();
+    drop(cpu);
     Ok(())
+}
+
+/// The threads on which statements are planned and run: between two awaits a plan burns CPU, and on
+/// the network's threads it would starve them.
+struct Cpu(Option<Runtime>);
+
+impl Cpu {
+    fn start(threads: usize) -> Result<Self, RunError> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let builder = builder
+            .worker_threads(threads)
+            .thread_name("query-cpu")
+            .enable_all();
+        builder
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(RunError::Threads)
+    }
+
+    fn handle(&self) -> Handle {
+        self.0
+            .as_ref()
+            .map_or_else(Handle::current, |runtime| runtime.handle().clone())
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        // A plan that does not yield must not hold up the end of the process.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn class(config: &QueryConfig) -> Result<RetentionClass, ConfigError> {

@@ -348,7 +348,10 @@ impl Raw {
         )
         .await;
         let server_first = String::from_utf8(raw.read().await.1[4..].to_vec()).unwrap();
-        let parts: Vec<&str> = server_first.split(',').filter_map(|part| part.get(2..)).collect();
+        let parts: Vec<&str> = server_first
+            .split(',')
+            .filter_map(|part| part.get(2..))
+            .collect();
         let salt = base64.decode(parts[1]).unwrap();
         let mut salted = [0; 32];
         let rounds = parts[2].parse().unwrap();
@@ -470,4 +473,73 @@ async fn a_cancel_request_stops_a_statement_and_the_connection_lives_on() {
     );
     raw.send(b'Q', b"select 1\0").await;
     assert_eq!(raw.answer().await[1].0, b'D');
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_role_serves_without_control_or_collector_and_stops_when_told() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let shop = shop();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(at("users.toml"), "").unwrap();
+    let free = || {
+        std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+    };
+    let (postgres, web) = (free(), free());
+    let config = format!(
+        "data_dir = {:?}\npostgres_listen = \"{postgres}\"\nhttp_listen = \"{web}\"\nusers_file = {:?}\n\
+         collector = \"127.0.0.1:1\"\nspool_dir = {:?}\n[identity]\n\
+         spiffe_id = \"spiffe://shop.test/counterfoil/query\"\ncontrol = \"127.0.0.1:1\"\n\
+         roots_pem_file = {:?}\nstate_dir = {:?}\n",
+        shop.path(),
+        at("users.toml"),
+        at("spool"),
+        at("roots.pem"),
+        at("state"),
+    );
+    std::fs::write(at("query.toml"), &config).unwrap();
+    let wrong = config.replace("127.0.0.1:1\"\nspool", "127.0.0.1:1\"\nlisten = 1\nspool");
+    std::fs::write(at("wrong.toml"), wrong).unwrap();
+    let error = crate::QueryConfig::load(at("wrong.toml").as_ref())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("wrong.toml") && error.contains("listen"),
+        "{error}"
+    );
+    let public = config.replace(&postgres.to_string(), "0.0.0.0:5432");
+    std::fs::write(at("public.toml"), public).unwrap();
+    let error = crate::QueryConfig::load(at("public.toml").as_ref())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("postgres_listen") && error.contains("0.0.0.0:5432"),
+        "{error}"
+    );
+    let config = crate::QueryConfig::load(at("query.toml").as_ref()).unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(crate::run(config.clone(), stop.clone()));
+    let mut stream = loop {
+        match tokio::net::TcpStream::connect(web).await {
+            Ok(stream) => break stream,
+            Err(_) => assert!(!running.is_finished(), "the role ended"),
+        }
+    };
+    stream
+        .write_all(b"GET /v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("\"ok\""),
+        "{answer}"
+    );
+    let taken = crate::run(config, stop.clone()).await.unwrap_err();
+    assert!(taken.to_string().contains(&postgres.to_string()), "{taken}");
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
