@@ -24,14 +24,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::console::Console;
+use crate::{console::Console, exit::CONFIGURATION};
 
 /// How long a child may take until it answers.
 const READY_MAX: Duration = Duration::from_secs(90);
 /// How long a child may take to stop: the collector's last seal is the longest.
 const STOP_MAX: Duration = Duration::from_secs(45);
-/// A child that ends this often before it was ready will not become so.
-const STARTS_MAX: u32 = 3;
+/// A child that refuses its configuration this often will not take it later. Others may have to wait until the children
+/// of a killed demo have let go of the books.
+const REFUSALS_MAX: u32 = 2;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A child that lived this long starts again without a pause.
@@ -71,6 +72,7 @@ pub(crate) struct Child {
 #[derive(Debug, Default, Clone)]
 struct State {
     starts: u32,
+    refusals: u32,
     last_end: Option<String>,
 }
 
@@ -99,7 +101,7 @@ impl Child {
         let waiting = async {
             loop {
                 let state = self.state.borrow().clone();
-                if state.starts >= STARTS_MAX
+                if state.refusals >= REFUSALS_MAX
                     && let Some(end) = state.last_end
                 {
                     bail!("{} ended with {end} before it was ready", self.name);
@@ -150,7 +152,7 @@ async fn keep_running(
             Ok(child) => child,
             Err(error) => {
                 state.send_modify(|state| {
-                    state.starts = STARTS_MAX;
+                    state.refusals = REFUSALS_MAX;
                     state.last_end = Some(format!(
                         "{error} when {} was started",
                         spec.program.display()
@@ -179,12 +181,18 @@ async fn keep_running(
                 return;
             }
         };
+        let refused = ended
+            .as_ref()
+            .is_ok_and(|status| status.code() == Some(CONFIGURATION.into()));
         let ended = ended.map_or_else(|error| error.to_string(), describe);
         console.say(format_args!(
             "  {} (process {pid}) ended with {ended}; starting it again",
             spec.name
         ));
-        state.send_modify(|state| state.last_end = Some(ended));
+        state.send_modify(|state| {
+            state.refusals += u32::from(refused);
+            state.last_end = Some(ended);
+        });
         pause = if clock::mono_ns() - from > LIVED_NS {
             PAUSE_MIN
         } else {
