@@ -12,7 +12,7 @@ use crate::world::{Demo, copy, files, number, rows, text, verify};
 fn counted_by_duckdb(books: &Path) -> i64 {
     let python = std::env::var("COUNTERFOIL_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let code = format!(
-        "import duckdb; print(duckdb.sql(\"select count(*) from read_parquet('{}/entries/**/*.parquet', hive_partitioning=true)\").fetchone()[0])",
+        "import duckdb; print(duckdb.sql(\"select count(*) from read_parquet('{}/entries/**/*.parquet', hive_partitioning=true)\").fetchall()[0][0])",
         books.display()
     );
     let output = Command::new(python).args(["-c", &code]).output().unwrap();
