@@ -13,7 +13,8 @@ use crate::console::line;
 
 const NAME: &str = "counterfoil-proxy";
 
-/// Path of the proxy's program. When it does not stand beside this program it is built with the same profile.
+/// Path of the proxy's program. When it does not stand beside this program, or is older than it and the source is
+/// there, it is built with the same profile: a proxy of another day would not fit.
 ///
 /// # Errors
 /// When there is neither the program nor the source to build it from, or the build fails.
@@ -23,14 +24,14 @@ pub(crate) async fn proxy() -> anyhow::Result<PathBuf> {
         .parent()
         .context("looking for the directory of this program")?;
     let proxy = directory.join(NAME);
-    if proxy.is_file() {
-        return Ok(proxy);
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .map(|root| root.join("Cargo.toml"));
-    let (Some(manifest), Some(target)) = (root.filter(|file| file.is_file()), directory.parent())
-    else {
+    let source = root.filter(|file| file.is_file());
+    if proxy.is_file() && (source.is_none() || !older(&proxy, &own)) {
+        return Ok(proxy);
+    }
+    let (Some(manifest), Some(target)) = (source, directory.parent()) else {
         bail!(
             "{} is missing; put it beside {}",
             proxy.display(),
@@ -38,8 +39,13 @@ pub(crate) async fn proxy() -> anyhow::Result<PathBuf> {
         );
     };
     let arguments = build_arguments(&manifest, target, directory.file_name());
+    let why = if proxy.is_file() {
+        "is older than this program"
+    } else {
+        "is not built yet"
+    };
     line(format_args!(
-        "{NAME} is not built yet; building it: cargo {}",
+        "{NAME} {why}; building it: cargo {}",
         arguments.join(" ")
     ));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -55,6 +61,12 @@ pub(crate) async fn proxy() -> anyhow::Result<PathBuf> {
         );
     }
     Ok(proxy)
+}
+
+/// Whether `file` was written before `than`; false when that cannot be told.
+fn older(file: &Path, than: &Path) -> bool {
+    let written = |path: &Path| path.metadata().and_then(|of| of.modified());
+    matches!((written(file), written(than)), (Ok(file), Ok(than)) if file < than)
 }
 
 /// No package is named, as in `cargo run --bin counterfoil`: so the features are those of what is built already.
