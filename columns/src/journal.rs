@@ -415,6 +415,6 @@ mod tests {
             fs::write(folder.path().join(name), MAGIC).unwrap();
         }
         assert_eq!(files(folder.path()).unwrap(), [2, 10]);
-        assert_eq!(files(&folder.path().join("absent")).unwrap(), []);
+        assert!(files(&folder.path().join("absent")).unwrap().is_empty());
     }
 }
