@@ -111,6 +111,9 @@ impl Epochs {
         if !verify_statement(&parts.signed, &parts.audit_key) {
             return report.fail("signature", place, "the statement's signature is wrong");
         }
+        if numbers(&statement).any(|number| number == u64::MAX) {
+            return report.fail("statement", place, "a statement's number is too high");
+        }
         report.counts.statements += 1;
         let state = self.state(writer, statement.epoch.0);
         match (state.announced, &state.signed_by) {
@@ -228,4 +231,13 @@ impl Epochs {
             .filter(|state| state.is_open())
             .count()
     }
+}
+
+/// The numbers that the chains count with: the statement's own, and the one that a recovery names.
+fn numbers(statement: &Statement) -> impl Iterator<Item = u64> {
+    let recovered = match &statement.kind {
+        StatementKind::Recovery(recovery) => recovery.last.map(|(number, _)| number),
+        _ => None,
+    };
+    std::iter::once(statement.number).chain(recovered)
 }

@@ -27,14 +27,14 @@ impl Gaps {
         self.newest.values()
     }
 
-    /// Statement numbers of an epoch that gaps record as missing.
+    /// Statement numbers of an epoch that gaps record as missing and not come since.
     pub(super) fn statements(&self, writer: &str, epoch: u64) -> Intervals {
         self.ranges(writer, epoch, |gap| {
             gap.from_statement.map(|from| (from, gap.until_statement))
         })
     }
 
-    /// Sequence numbers of a stream that gaps record as missing.
+    /// Sequence numbers of a stream that gaps record as missing and not come since.
     pub(super) fn seqs(&self, writer: &str, epoch: u64, stream: &str) -> Intervals {
         self.ranges(writer, epoch, |gap| {
             let is_same = gap.subject_stream.as_deref() == Some(stream);
@@ -51,10 +51,13 @@ impl Gaps {
         pick: impl Fn(&GapRow) -> Option<(u64, Option<u64>)>,
     ) -> Intervals {
         let mut ranges = Intervals::default();
+        // What closed because it came must be there; what a person explained may stay away.
+        let explains = |gap: &&GapRow| gap.closed_at.is_none() || gap.explanation.is_some();
         let subject = self
             .newest
             .values()
-            .filter(|gap| gap.subject_writer == writer && gap.subject_epoch == epoch);
+            .filter(|gap| gap.subject_writer == writer && gap.subject_epoch == epoch)
+            .filter(explains);
         for (from, until) in subject.filter_map(pick) {
             // A gap whose end is unknown reaches on.
             ranges.add(from, until.unwrap_or(u64::MAX));

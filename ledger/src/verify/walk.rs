@@ -244,10 +244,13 @@ impl Walk {
                 1..,
             ) => {
                 let first = segments.first().map_or(self.next_segment, |s| s.segment);
+                let Some(next) = first.checked_add(segments.len() as u64) else {
+                    return Err("its segments have numbers that are too high".to_owned());
+                };
                 let is_next = self.is_broken || first == self.next_segment;
-                let is_run = (first..).zip(segments).all(|(at, s)| s.segment == at);
+                let is_run = (first..next).zip(segments).all(|(at, s)| s.segment == at);
                 let is_back = *journal_file < self.journal_file;
-                self.next_segment = first + segments.len() as u64;
+                self.next_segment = next;
                 self.journal_file = *journal_file;
                 if !is_next || !is_run {
                     return Err("its segments are not numbered on without holes".to_owned());

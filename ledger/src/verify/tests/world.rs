@@ -8,7 +8,7 @@ use counterfoil_entry::announcement::Announcement;
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::frame::{push_record, records};
 use counterfoil_entry::id::{Epoch, RetentionClass, Stream, Writer};
-use counterfoil_entry::record::HeaderRef;
+use counterfoil_entry::record::{DOMAIN, HeaderRef};
 use counterfoil_entry::rows::{ConflictRow, GapRow, IssuanceRow, StatementRow, Trust};
 use counterfoil_entry::statement::{
     AuditKey, Recovery, Signed, Statement, StatementKind, StreamRange, statement_hash,
@@ -37,6 +37,7 @@ pub(super) struct Pen {
     pub(super) number: u64,
     pub(super) previous: Option<Hash>,
     pub(super) next: BTreeMap<String, u64>,
+    pub(super) schema_version: u16,
     unstated: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
@@ -58,6 +59,7 @@ impl Pen {
             number: 0,
             previous: None,
             next: BTreeMap::new(),
+            schema_version: 1,
             unstated: BTreeMap::new(),
         }
     }
@@ -73,6 +75,9 @@ impl Pen {
         };
         let mut record = Vec::new();
         encode(&header, &mut record);
+        // Behind the domain stand the numbers of table and version.
+        record[DOMAIN.len() + 2..DOMAIN.len() + 4]
+            .copy_from_slice(&self.schema_version.to_be_bytes());
         *seq += 1;
         self.unstated
             .entry(stream.to_owned())
@@ -315,6 +320,8 @@ pub(super) struct World {
     log: Log,
     pub(super) rows: BTreeMap<(TableId, String), Vec<Row>>,
     pub(super) coverage: Vec<CoverageRow>,
+    /// Of the segments to come.
+    pub(super) schema_version: u16,
     /// Bends the seal after its segments were written and before it is committed.
     pub(super) bend: fn(&mut Seal),
 }
@@ -348,6 +355,7 @@ impl World {
             log,
             rows: BTreeMap::new(),
             coverage: Vec::new(),
+            schema_version: 1,
             bend: |_| (),
         }
     }
@@ -488,7 +496,7 @@ impl World {
             .u64(2, segment)
             .text(3, table.name())
             .text(4, class)
-            .u64(5, 1)
+            .u64(5, self.schema_version.into())
             .bytes(6, &root(&leaves).0);
         push_record(&mut file, &item);
         for (at, row) in (0..).zip(rows) {
@@ -511,7 +519,7 @@ impl World {
         SegmentRef {
             table,
             class,
-            schema_version: 1,
+            schema_version: self.schema_version,
             count: rows.len() as u64,
             first_time: rows.iter().map(|row| row.time).min().unwrap(),
             last_time: rows.iter().map(|row| row.time).max().unwrap(),

@@ -397,7 +397,7 @@ fn gap(revision: u64, closed: bool) -> GapRow {
         detected_by: "statement".to_owned(),
         opened_at: START,
         closed_at: closed.then_some(START),
-        explanation: None,
+        explanation: closed.then(|| "the disk of that host burnt".to_owned()),
         ticket: None,
     }
 }
@@ -446,7 +446,9 @@ fn a_recorded_hole_is_told_and_fails_only_when_completeness_is_asked_for() {
 
 #[test]
 fn a_gap_explains_only_the_hole_that_it_names() {
-    let bends: [fn(&mut GapRow); 5] = [
+    let bends: [fn(&mut GapRow); 6] = [
+        // Closed because the entries came: then they must be there.
+        |gap| gap.closed_at = Some(START),
         |gap| gap.subject_epoch = 6,
         |gap| gap.subject_writer = "spiffe://bank.test/workload/cart#1".to_owned(),
         |gap| gap.from_seq = Some(3),
@@ -556,4 +558,43 @@ fn an_epoch_that_control_saw_and_the_books_do_not_have_keeps_them_from_being_com
         );
         assert_eq!(report.counts.epochs_absent, u64::from(!is_there));
     }
+}
+
+#[test]
+fn numbers_at_the_end_of_their_range_are_a_failure_and_no_panic() {
+    for is_own in [true, false] {
+        let mut world = World::new();
+        let (mut old, mut pay) = (Pen::new("pay", 4), Pen::new("pay", 5));
+        world.announce(&old);
+        world.announce(&pay);
+        let mut said = pay.recover(&mut old);
+        if is_own {
+            said.statement.number = u64::MAX;
+            said.statement.previous = Some(Hash::default());
+        } else if let StatementKind::Recovery(recovery) = &mut said.statement.kind {
+            recovery.last = Some((u64::MAX, Hash::default()));
+        }
+        said.signed = pay.key.sign_statement(said.statement.encode());
+        world.take(&said);
+        world.seal();
+        assert_eq!(world.first_failure().0, "statement");
+    }
+}
+
+#[test]
+fn entries_of_a_newer_schema_version_are_proved_as_well() {
+    let mut world = World::new();
+    let mut pay = Pen::new("pay", 5);
+    world.schema_version = 2;
+    pay.schema_version = 2;
+    pay.write(ENTRIES, 3);
+    let said = pay.end();
+    world.take_entries(&said);
+    world.seal();
+    world.schema_version = 1;
+    world.announce(&pay);
+    world.take_statement(&said);
+    world.seal();
+    let report = world.verify();
+    assert!(report.is_proved(), "{}", report.verdict);
 }
