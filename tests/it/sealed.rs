@@ -36,13 +36,13 @@ fn a_demo_matches_every_call_and_its_books_prove_themselves() {
         0
     );
     assert_eq!(number(&data, "select count(*) from gaps"), 0);
-    for reason in [
-        "grant_none",
-        "route_unknown",
-        "tls_untrusted",
-        "tls_no_client_cert",
+    for (view, reason) in [
+        ("denials", "grant_none"),
+        ("denials", "route_unknown"),
+        ("tls_failures", "tls_untrusted"),
+        ("tls_failures", "tls_no_client_cert"),
     ] {
-        let denied = format!("select count(*) from denials where reason = '{reason}'");
+        let denied = format!("select count(*) from {view} where reason = '{reason}'");
         assert!(number(&data, &denied) > 0, "{reason}\n{said}");
     }
     assert_eq!(
