@@ -44,8 +44,10 @@ impl PeerLinks {
     /// passed over, which no request has noticed yet.
     pub(crate) async fn link(&self, peer: &Peer) -> Result<(Link, Option<Dialled>), Failure> {
         let mut first_failure = None;
+        // the turn is this call's own: another call that begins meanwhile must not move it
+        let turn = self.next_turn(peer);
         for at in 0..peer.addresses.len() {
-            let Some(candidate) = self.candidate(peer, at == 0, at) else {
+            let Some(candidate) = self.candidate(peer, turn.wrapping_add(at)) else {
                 break;
             };
             let Candidate { address, slot, tls } = candidate;
@@ -62,7 +64,17 @@ impl PeerLinks {
         Err(first_failure.unwrap_or(Failure::NO_INSTANCE))
     }
 
-    fn candidate(&self, peer: &Peer, next_turn: bool, at: usize) -> Option<Candidate> {
+    fn next_turn(&self, peer: &Peer) -> usize {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get_mut(peer.spiffe_id.as_str())
+            .map_or(0, |destination| {
+                destination.turn = destination.turn.wrapping_add(1);
+                destination.turn
+            })
+    }
+
+    fn candidate(&self, peer: &Peer, turn: usize) -> Option<Candidate> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains_key(peer.spiffe_id.as_str()) {
             let expect = Expect::Id(peer.spiffe_id.clone());
@@ -74,13 +86,7 @@ impl PeerLinks {
             known.insert(peer.spiffe_id.as_str().to_owned(), destination);
         }
         let destination = known.get_mut(peer.spiffe_id.as_str())?;
-        if next_turn {
-            destination.turn = destination.turn.wrapping_add(1);
-        }
-        let at = destination
-            .turn
-            .wrapping_add(at)
-            .checked_rem(peer.addresses.len())?;
+        let at = turn.checked_rem(peer.addresses.len())?;
         let address = peer.addresses.get(at)?;
         if !destination.slots.contains_key(address) {
             destination
