@@ -2,14 +2,18 @@
 //! that exactly one final entry is written, however the call ends.
 
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use counterfoil_entry::clock;
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::word::{Decision, Kind, Outcome};
 use counterfoil_trust::allow::Operation;
 use http::{HeaderMap, HeaderName, StatusCode};
+use tokio::time::timeout;
 
+use crate::failure::Failure;
 use crate::open_calls::Ticket;
 use crate::policy::Policy;
 use crate::scribe::Scribe;
@@ -49,6 +53,8 @@ struct State {
     operation: Option<Arc<Operation>>,
     ending: Option<Ending>,
     upload: Upload,
+    /// When the request last went on, by the monotonic clock.
+    uploaded_ns: u64,
     request_bytes: u64,
     response_bytes: u64,
     written: bool,
@@ -72,6 +78,7 @@ impl OpenCall {
                 operation: None,
                 ending: None,
                 upload: Upload::Open,
+                uploaded_ns: now_ns,
                 request_bytes: 0,
                 response_bytes: 0,
                 written: false,
@@ -163,11 +170,11 @@ impl Call {
 
     /// `bytes` of the request's body went on to the next hop.
     pub(crate) fn uploaded(&self, bytes: u64) {
+        let now_ns = clock::mono_ns();
         let mut state = self.state();
         state.request_bytes += bytes;
-        state
-            .waits
-            .turn_while_uploading(Waiting::Upstream, clock::mono_ns());
+        state.uploaded_ns = now_ns;
+        state.waits.turn_while_uploading(Waiting::Upstream, now_ns);
     }
 
     /// The request's body has gone on completely.
@@ -187,6 +194,27 @@ impl Call {
     /// Whether the whole request went on to the next hop.
     pub(crate) fn is_upload_complete(&self) -> bool {
         self.state().upload == Upload::Complete
+    }
+
+    /// What `sending` gives, when it comes within `limit` of the last time that the request went on:
+    /// an upload may take as long as it goes on.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        sending: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut sending = pin!(sending);
+        let mut left = limit;
+        loop {
+            if let Ok(sent) = timeout(left, sending.as_mut()).await {
+                return sent;
+            }
+            let still_ns = clock::mono_ns().saturating_sub(self.state().uploaded_ns);
+            left = limit.saturating_sub(Duration::from_nanos(still_ns));
+            if left.is_zero() {
+                return Err(Failure::TIMEOUT);
+            }
+        }
     }
 
     /// The head of the response is here and goes to the caller as it is given.

@@ -55,7 +55,7 @@ pub struct Config {
     /// Bytes that this writer's spool may take.
     #[serde(default = "defaults::spool_bytes_max")]
     pub spool_bytes_max: u64,
-    /// Seconds that a call may take until its response begins.
+    /// Seconds from the last byte of a request until its response begins.
     #[serde(default = "defaults::request_timeout_s")]
     pub request_timeout_s: u64,
     /// Seconds that open calls get to end at a shutdown.
@@ -149,7 +149,7 @@ impl Config {
         format!("{}#{}", self.spiffe_id, self.instance)
     }
 
-    /// How long a call may take until its response begins.
+    /// How long after its request a response may begin.
     #[must_use]
     pub const fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_s)

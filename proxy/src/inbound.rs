@@ -7,10 +7,9 @@ use counterfoil_entry::{Time, clock};
 use counterfoil_trust::Refusal;
 use counterfoil_trust::allow::{Permit, Reason};
 use http::header::HOST;
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout;
 
 use crate::answer::{self, Stop};
 use crate::app::{App, Kept};
@@ -46,19 +45,28 @@ pub(crate) async fn serve(
         method: &method,
         grpc: is_grpc(&request),
     };
-    let forwarded = match authorize(&from, &call, &request) {
-        Ok((permit, authority)) => {
-            let request = prepare(request, &authority, answering.grpc, &call);
-            let sent = forward(permit, &worker.app, &call, request, answering.grpc);
-            let sent = timeout(worker.request_timeout, sent).await;
-            sent.unwrap_or(Err(Failure::TIMEOUT)).map_err(Stop::from)
-        }
-        Err(stop) => Err(stop),
-    };
-    match forwarded {
+    match decide_and_forward(&from, &call, request, answering.grpc).await {
         Ok((response, kept)) => relay::respond(call, answering, response, From::Application(kept)),
         Err(stop) => answer::stop(&call, answering, stop),
     }
+}
+
+async fn decide_and_forward(
+    from: &FromPeer,
+    call: &OpenCall,
+    request: Request<Incoming>,
+    grpc: bool,
+) -> Result<Forwarded, Stop> {
+    let worker = &from.worker;
+    let (permit, authority) = authorize(from, call, &request)?;
+    let request = prepare(request, &authority, grpc, call)?;
+    let sending = forward(permit, &worker.app, call, request, grpc);
+    let (response, kept) = call.within(worker.request_timeout, sending).await?;
+    if response.status().is_informational() {
+        // nobody asked it to switch protocols
+        return Err(Failure::PROTOCOL.into());
+    }
+    Ok((response, kept))
 }
 
 /// Decides, before anything is forwarded.
@@ -110,7 +118,7 @@ fn prepare(
     authority: &Authority,
     grpc: bool,
     call: &OpenCall,
-) -> Request<RequestBody> {
+) -> Result<Request<RequestBody>, Stop> {
     let (head, body) = request.into_parts();
     let body = RequestBody::new(body, &head.headers, call.share());
     let mut next = Request::new(body);
@@ -126,13 +134,21 @@ fn prepare(
     } else {
         target.scheme = None;
         target.authority = None;
+        // a target without a path, as in `http://cart`, is one with `/`
+        if target
+            .path_and_query
+            .as_ref()
+            .is_none_or(|path| path == "/")
+        {
+            target.path_and_query = Some(PathAndQuery::from_static("/"));
+        }
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             next.headers_mut().insert(HOST, host);
         }
     }
-    // the parts are valid and a path is there, as the path gate has seen
-    *next.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-    next
+    *next.uri_mut() = Uri::from_parts(target)
+        .map_err(|_not_a_target| Stop::denied(Reason::ReqMalformed.as_str()))?;
+    Ok(next)
 }
 
 type Forwarded = (Response<Incoming>, Option<Kept>);

@@ -8,7 +8,6 @@ use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
 use crate::answer::{self, Stop};
 use crate::body::{Answering, RequestBody, ResponseBody};
@@ -40,18 +39,22 @@ pub(crate) async fn serve(
         method: &method,
         grpc: is_grpc(&request),
     };
-    let forwarded = match route(worker, &call, &request) {
-        Ok((peer, authority)) => {
-            let request = prepare(request, &authority, answering.grpc, &call);
-            let sent = timeout(worker.request_timeout, send(worker, &call, &peer, request)).await;
-            sent.unwrap_or(Err(Failure::TIMEOUT)).map_err(Stop::from)
-        }
-        Err(stop) => Err(stop),
-    };
-    match forwarded {
+    match forward(worker, &call, request, answering.grpc).await {
         Ok(response) => relay::respond(call, answering, response, From::Proxy),
         Err(stop) => answer::stop(&call, answering, stop),
     }
+}
+
+async fn forward(
+    worker: &Worker,
+    call: &OpenCall,
+    request: Request<Incoming>,
+    grpc: bool,
+) -> Result<Response<Incoming>, Stop> {
+    let (peer, authority) = route(worker, call, &request)?;
+    let request = prepare(request, &authority, grpc, call)?;
+    let sending = send(worker, call, &peer, request);
+    Ok(call.within(worker.request_timeout, sending).await?)
 }
 
 /// Finds the destination. This side decides nothing about rights: the callee's proxy does.
@@ -94,7 +97,7 @@ fn prepare(
     authority: &Authority,
     grpc: bool,
     call: &OpenCall,
-) -> Request<RequestBody> {
+) -> Result<Request<RequestBody>, Stop> {
     let (head, body) = request.into_parts();
     let body = RequestBody::new(body, &head.headers, call.share());
     let mut next = Request::new(body);
@@ -103,12 +106,12 @@ fn prepare(
     let mut target = head.uri.into_parts();
     target.scheme = Some(Scheme::HTTPS);
     target.authority = Some(authority.clone());
-    // both parts are valid and a path is there, as the path gate has seen
-    *next.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    *next.uri_mut() = Uri::from_parts(target)
+        .map_err(|_not_a_target| Stop::denied(Reason::ReqMalformed.as_str()))?;
     *next.headers_mut() = head.headers;
     clean_request(next.headers_mut(), grpc);
     next.headers_mut().remove(HOST);
-    next
+    Ok(next)
 }
 
 async fn send(

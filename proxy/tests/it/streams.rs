@@ -187,3 +187,21 @@ async fn a_call_that_outlasts_the_drain_is_cut_and_recorded() {
     assert_eq!(entry.outcome, Some(Outcome::Aborted));
     assert_eq!(entry.error_type.as_deref(), Some("proxy_stopped"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_may_take_longer_than_a_response_may() {
+    let app = app::start(app::echo()).await;
+    let world = World::start_with(app, "request_timeout_s = 1");
+    let mut raw = Raw::connect(world.shop.outbound).await;
+    raw.send("POST /carts/1 HTTP/1.1\r\nhost: cart\r\ncontent-length: 5\r\n\r\n")
+        .await;
+    for letter in ["a", "b", "c", "d", "e"] {
+        // together longer than the limit, each pause shorter: time itself is what is tested
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        raw.send(letter).await;
+    }
+    let answer = raw.read_to("abcde").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (client, server) = world.one_call().await;
+    agreed(&client, &server);
+}
