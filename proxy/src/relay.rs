@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use counterfoil_entry::clock;
 use counterfoil_entry::entry::Entry;
+use counterfoil_entry::word::Outcome;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::answer::ending_at_callee;
 use crate::app::Kept;
 use crate::body::{Answering, ResponseBody};
-use crate::call::{GRPC_STATUS, OpenCall};
+use crate::call::{Ending, GRPC_STATUS, OpenCall};
 use crate::headers::{REASON, clean_response};
 use crate::link::{Dialled, Link};
+use crate::policy::Policy;
 use crate::scribe::Scribe;
 use crate::trace_context;
 
@@ -31,6 +33,28 @@ pub(crate) fn begin(
     entry.span_id = Some(span);
     entry.parent_span_id = parent;
     OpenCall::begin(scribe, entry, now_ns)
+}
+
+/// Writes the entry of a request whose head nobody could read. The HTTP library has answered it, so
+/// that its status is not known here.
+pub(crate) fn unreadable(
+    scribe: &Arc<Scribe>,
+    connection: &Entry,
+    policy: Option<&Arc<Policy>>,
+    error_type: &'static str,
+) {
+    let mut entry = scribe.entry_of_unreadable(connection);
+    entry.trace_id = Some(trace_context::mint_trace_id(entry.start_time));
+    entry.span_id = Some(scribe.spans.mint());
+    let call = OpenCall::begin(scribe, entry, clock::mono_ns());
+    if let Some(policy) = policy {
+        call.set_policy(policy);
+    }
+    call.set_ending(Ending {
+        outcome: Outcome::Denied,
+        error_type: Some(error_type),
+    });
+    call.complete(0, None);
 }
 
 /// Notes over which connection the call goes, and what it cost to make.

@@ -10,6 +10,7 @@ use counterfoil_entry::table::TableId;
 use counterfoil_entry::word::{Decision, Kind, Outcome, Side};
 use counterfoil_entry::{Hash, Time, clock};
 use counterfoil_spool::{AppendError, Lane};
+use counterfoil_trust::allow::Reason;
 use http::{Method, Request, Version};
 
 use crate::counters::Counters;
@@ -153,6 +154,16 @@ impl Scribe {
         }
         entry.method = Some(self.words.method(request.method()));
         entry.protocol = self.words.protocol(request.version());
+        entry
+    }
+
+    /// The entry with which a request begins whose head nobody could read.
+    pub(crate) fn entry_of_unreadable(&self, connection: &Entry) -> Entry {
+        let mut entry = connection.clone();
+        entry.start_time = clock::wall();
+        entry.protocol = Arc::clone(&self.words.http11);
+        entry.decision = Decision::Deny;
+        entry.reason = Arc::from(Reason::ReqMalformed.as_str());
         entry
     }
 

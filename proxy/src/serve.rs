@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counterfoil_entry::clock;
+use counterfoil_entry::entry::Entry;
 use counterfoil_entry::word::Side;
 use counterfoil_trust::{peer_of, refusal_of_io};
 use http::{Request, Response};
@@ -24,6 +25,7 @@ use crate::body::ResponseBody;
 use crate::inbound::{self, FromPeer};
 use crate::link::HEADER_BYTES_MAX;
 use crate::outbound::{self, FromApp};
+use crate::relay;
 use crate::transport::HANDSHAKE_TIMEOUT;
 use crate::worker::Worker;
 
@@ -101,8 +103,8 @@ async fn from_app(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr) 
     });
     let mut server = server();
     server.http1().header_read_timeout(APP_HEADER_TIMEOUT);
-    let service = move |request| outbound::serve(Arc::clone(&from), request);
-    serve(worker, &server, stream, service).await;
+    let service = |request| outbound::serve(Arc::clone(&from), request);
+    serve(worker, &from.entry, &server, stream, service).await;
 }
 
 async fn from_peer(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr) {
@@ -116,8 +118,8 @@ async fn from_peer(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr)
         server().http1_only()
     };
     let from = Arc::new(from);
-    let service = move |request| inbound::serve(Arc::clone(&from), request);
-    serve(worker, &server, stream, service).await;
+    let service = |request| inbound::serve(Arc::clone(&from), request);
+    serve(worker, &from.entry, &server, stream, service).await;
 }
 
 /// Mutual TLS with a caller. A refusal is written into the books.
@@ -191,10 +193,11 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// Serves a connection to its end. When the worker stops it takes no further request: HTTP/2 says
+/// Serves a connection to its end; `entry` is the common part of its entries. When the worker stops it takes no further request: HTTP/2 says
 /// GOAWAY, HTTP/1.1 `connection: close`.
 async fn serve<T, S, F>(
     worker: &Worker,
+    entry: &Entry,
     server: &auto::Builder<TokioExecutor>,
     stream: T,
     service: S,
@@ -217,5 +220,20 @@ async fn serve<T, S, F>(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a caller's connection ended");
+        if let Some(error_type) = error.downcast_ref().and_then(unreadable) {
+            let policy = worker.policy.current();
+            relay::unreadable(&worker.scribe, entry, policy.as_ref(), error_type);
+        }
+    }
+}
+
+/// What was wrong with the head of a request that no service got to see.
+fn unreadable(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        Some("head_too_large")
+    } else if error.is_parse() {
+        Some("head_unreadable")
+    } else {
+        None
     }
 }
