@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use crate::app::Kept;
 use crate::call::{Call, OpenCall};
+use crate::headers::clean_trailers;
 use crate::waits::Waiting;
 
 /// A body that broke off.
@@ -84,7 +85,7 @@ impl Body for RequestBody {
                 if frame.is_trailers() || body.remaining == Some(0) || inner.is_end_stream() {
                     body.call.upload_complete();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(cleaned(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 body.call.upload_broken();
@@ -206,7 +207,7 @@ impl Relayed {
                 } else {
                     self.complete(0, frame.trailers_ref());
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(cleaned(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.kept = None;
@@ -243,6 +244,17 @@ impl Body for ResponseBody {
             Source::NextHop(relayed) => relayed.inner.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
+    }
+}
+
+/// The frame without what trailers may not say.
+fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

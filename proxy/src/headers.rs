@@ -1,10 +1,12 @@
 //! Which headers may cross the proxy: none that belong to one connection, none that claim who calls.
 
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
+
+use crate::trace_context::{TRACEPARENT, TRACESTATE};
 
 /// Says on a proxy-made response, in one stable word, why it was made.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-counterfoil-reason");
@@ -25,39 +27,54 @@ const OF_ONE_CONNECTION: [HeaderName; 10] = [
     HeaderName::from_static("http2-settings"),
 ];
 
+/// Headers that `Connection` cannot take away: the two halves of a call are matched, and its message
+/// is read, by them.
+const OF_THE_CALL: [HeaderName; 5] = [TRACEPARENT, TRACESTATE, HOST, CONTENT_LENGTH, CONTENT_TYPE];
+
 /// Headers with which a caller could claim to be someone, or to have asked for something else.
-const CLAIMS: [HeaderName; 12] = [
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-client-cert"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-user"),
-    HeaderName::from_static("x-forwarded-email"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-remote-user"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
+const CLAIMS: [&str; 7] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-cert",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-host",
+];
+/// The same, by how their names begin.
+const CLAIMS_BEGIN: [&str; 7] = [
+    OURS,
+    "x-forwarded-",
+    "x-original-",
+    "x-rewrite-",
+    "x-remote-",
+    "x-ssl-client-",
+    "ssl-client-",
 ];
 
 /// Takes from a request what must not reach the next hop. gRPC keeps its `te: trailers`.
 pub(crate) fn clean_request(headers: &mut HeaderMap, grpc: bool) {
     drop_of_one_connection(headers);
-    for name in &CLAIMS {
-        headers.remove(name);
-    }
-    drop_ours(headers);
+    drop_where(headers, is_claim);
     if grpc {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// Takes from the trailers of a request or a response what may not stand there. No proxy says
+/// anything in trailers.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    drop_of_one_connection(trailers);
+    drop_where(trailers, |name| {
+        is_claim(name) || OF_THE_CALL.iter().any(|known| known == name)
+    });
 }
 
 /// Takes from a response what must not reach the caller. Only a proxy may say `x-counterfoil-*`.
 pub(crate) fn clean_response(headers: &mut HeaderMap, from_proxy: bool) {
     drop_of_one_connection(headers);
     if !from_proxy {
-        drop_ours(headers);
+        drop_where(headers, |name| begins_as(name, OURS));
     }
 }
 
@@ -66,24 +83,43 @@ fn drop_of_one_connection(headers: &mut HeaderMap) {
     let nominating: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     for value in &nominating {
         for name in value.to_str().unwrap_or("").split(',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim().as_bytes()) {
-                headers.remove(name);
-            }
+            match HeaderName::from_bytes(name.trim().as_bytes()) {
+                Ok(name) if !OF_THE_CALL.contains(&name) => headers.remove(name),
+                _ => None,
+            };
         }
+    }
+    // chunks tell where a body ends, and a length beside them would tell the next hop otherwise
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
     }
     for name in &OF_ONE_CONNECTION {
         headers.remove(name);
     }
 }
 
-fn drop_ours(headers: &mut HeaderMap) {
-    while let Some(name) = headers
-        .keys()
-        .find(|name| name.as_str().starts_with(OURS))
-        .cloned()
-    {
+fn drop_where(headers: &mut HeaderMap, drops: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| drops(name)).cloned() {
         headers.remove(name);
     }
+}
+
+fn is_claim(name: &HeaderName) -> bool {
+    CLAIMS
+        .iter()
+        .any(|claim| name.as_str().len() == claim.len() && begins_as(name, claim))
+        || CLAIMS_BEGIN.iter().any(|begin| begins_as(name, begin))
+}
+
+/// Whether `name` begins with `begin` for a reader to whom `_` is `-`, as it is to applications that
+/// get headers as environment variables.
+fn begins_as(name: &HeaderName, begin: &str) -> bool {
+    let name = name.as_str().as_bytes();
+    name.len() >= begin.len()
+        && name
+            .iter()
+            .zip(begin.as_bytes())
+            .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
 }
 
 #[cfg(test)]
@@ -120,11 +156,41 @@ mod tests {
             ("x-counterfoil-anything", "1"),
             ("x-counterfoil-reason", "granted"),
             ("x-original-url", "/admin"),
+            ("forwarded", "for=1"),
+            ("x_real_ip", "1"),
+            ("x-forwarded_user", "root"),
+            ("ssl_client_verify", "SUCCESS"),
             ("authorization", "Bearer x"),
             ("accept", "*/*"),
+            ("x-host-name", "kept"),
         ]);
         clean_request(&mut headers, false);
-        assert_eq!(names(&headers), ["accept", "authorization"]);
+        assert_eq!(names(&headers), ["accept", "authorization", "x-host-name"]);
+    }
+
+    #[test]
+    fn what_the_call_rests_on_cannot_be_nominated_away() {
+        let mut headers = map(&[
+            (
+                "connection",
+                "Traceparent, tracestate, host, content-length, content-type",
+            ),
+            ("traceparent", "1"),
+            ("content-length", "1"),
+            ("content-type", "application/grpc"),
+        ]);
+        clean_request(&mut headers, false);
+        assert_eq!(
+            names(&headers),
+            ["content-length", "content-type", "traceparent"]
+        );
+    }
+
+    #[test]
+    fn chunks_beat_a_length() {
+        let mut headers = map(&[("content-length", "5"), ("transfer-encoding", "chunked")]);
+        clean_response(&mut headers, false);
+        assert!(headers.is_empty(), "{headers:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::client::{Raw, ask, get, grpc, h2};
 use crate::world::{CART, SHOP, Setup, World, shop_bundle};
 
 /// An address on which nobody listens.
-async fn nobody() -> std::net::SocketAddr {
+pub(crate) async fn nobody() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
