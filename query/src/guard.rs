@@ -67,9 +67,12 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
         .with_recursion_limit(100)
         .try_with_sql(sql)
         .and_then(|mut parser| parser.parse_statements());
-    // What client tools ask the catalogue is rewritten to a form that the planner knows.
+    // What client tools ask the catalogue is rewritten to a form that the planner knows. Never what
+    // asks the books: the rewriting drops subqueries, which would be a wrong answer there.
     if asks_catalogue(sql)
+        && plain.as_ref().map_or(true, |all| all.iter().all(reads_catalogue_only))
         && let Ok(rewritten) = compatible().parse(sql)
+        && rewritten.iter().all(reads_catalogue_only)
     {
         return Ok(rewritten);
     }
@@ -79,6 +82,43 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
 fn compatible() -> &'static PostgresCompatibilityParser {
     static PARSER: std::sync::OnceLock<PostgresCompatibilityParser> = std::sync::OnceLock::new();
     PARSER.get_or_init(PostgresCompatibilityParser::new)
+}
+
+/// Whether every table of the statement is one of the catalogue's, or named by the statement itself.
+fn reads_catalogue_only(statement: &Statement) -> bool {
+    #[derive(Default)]
+    struct Tables {
+        own: Vec<String>,
+        read: Vec<String>,
+    }
+    impl Visitor for Tables {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+            let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+            self.own
+                .extend(tables.map(|table| table.alias.name.value.to_ascii_lowercase()));
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+            self.read.push(name_of(relation));
+            ControlFlow::Continue(())
+        }
+    }
+    let mut tables = Tables::default();
+    let _never_stopped = statement.visit(&mut tables);
+    let of_catalogue = |name: &String| {
+        let (schema, table) = name.rsplit_once('.').unwrap_or(("", name.as_str()));
+        let schema = schema.rsplit('.').next().unwrap_or_default();
+        match schema {
+            "" => {
+                table.starts_with("pg_")
+                    || ["generate_series", "generate_subscripts", "unnest"].contains(&table)
+                    || tables.own.contains(name)
+            }
+            schema => ["pg_catalog", "information_schema"].contains(&schema),
+        }
+    };
+    tables.read.iter().all(of_catalogue)
 }
 
 fn asks_catalogue(sql: &str) -> bool {
@@ -210,6 +250,9 @@ fn settable(name: String, value: String) -> Result<Allowed, SqlError> {
         }
         "client_encoding" => ["utf8", "utf-8", "unicode"].contains(&lower.as_str()),
         "datestyle" => lower.contains("iso"),
+        "bytea_output" => lower == "hex",
+        "intervalstyle" => lower == "postgres",
+        "standard_conforming_strings" => ["on", "true", "1", "yes"].contains(&lower.as_str()),
         "default_transaction_read_only" => !["off", "false", "0", "no"].contains(&lower.as_str()),
         "statement_timeout" => timeout_ms(&value).is_some(),
         _ => true,
@@ -223,7 +266,7 @@ fn settable(name: String, value: String) -> Result<Allowed, SqlError> {
     Err(SqlError::new(
         INVALID_VALUE,
         format!(
-            "invalid value for parameter \"{name}\": \"{value}\"; times are UTC, texts UTF-8 and transactions read-only"
+            "invalid value for parameter \"{name}\": \"{value}\"; times are UTC, texts UTF-8 as standard SQL writes them, and transactions read-only"
         ),
     ))
 }
@@ -436,6 +479,7 @@ mod tests {
             "lock table entries",
             "comment on table entries is 'x'",
             "set default_transaction_read_only = off",
+            "set standard_conforming_strings = off",
         ] {
             match verdict(sql) {
                 Ok(allowed) => panic!("{sql} was allowed: {allowed:?}"),
@@ -478,6 +522,15 @@ mod tests {
         ] {
             assert!(verdict(sql).is_ok(), "{sql}: {:?}", verdict(sql));
         }
+    }
+
+    #[test]
+    fn a_question_to_the_books_is_never_rewritten() {
+        let sql = "WITH v AS (SELECT 1 AS one) SELECT (SELECT count(*) FROM entries WHERE entries.side = v.one) AS n, \
+                   api_version, current_timestamp FROM calls, v";
+        assert_eq!(parse(sql).unwrap()[0].to_string(), sql);
+        let catalogue = "SELECT (SELECT a FROM pg_attribute WHERE x.b = 1), 'pg_class'::regclass FROM pg_class AS x";
+        assert_ne!(parse(catalogue).unwrap()[0].to_string(), catalogue);
     }
 
     #[test]
