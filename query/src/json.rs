@@ -9,15 +9,31 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Number, Value};
 
-/// The rows of `batch` as objects whose keys are the names of `schema`, in its order.
+/// The names of `schema` as keys of an object: what occurs again gets a number, as in `count_2`.
+#[must_use]
+pub fn keys(schema: &Schema) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let mut key = field.name().clone();
+        let mut number = 2;
+        while keys.contains(&key) {
+            key = format!("{}_{number}", field.name());
+            number += 1;
+        }
+        keys.push(key);
+    }
+    keys
+}
+
+/// The rows of `batch` as objects of [`keys`], in the order of the columns.
 ///
 /// # Errors
 /// When a value has a type that cannot be shown.
 pub fn rows(schema: &Schema, batch: &RecordBatch) -> Result<Vec<Value>, ArrowError> {
     let mut rows = vec![Map::new(); batch.num_rows()];
-    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+    for (key, column) in keys(schema).into_iter().zip(batch.columns()) {
         for (index, row) in rows.iter_mut().enumerate() {
-            let _duplicate = row.insert(field.name().clone(), value(column, index)?);
+            row.insert(key.clone(), value(column, index)?);
         }
     }
     Ok(rows.into_iter().map(Value::Object).collect())
@@ -97,6 +113,8 @@ fn text(column: &ArrayRef, index: usize) -> Result<String, ArrowError> {
 mod tests {
     use std::sync::Arc;
 
+    use datafusion::arrow::datatypes::Field;
+
     use datafusion::arrow::array::{BinaryArray, Int64Array, TimestampMicrosecondArray};
 
     use super::*;
@@ -126,5 +144,19 @@ mod tests {
             rows.to_string(),
             r#"[{"n":9223372036854775807,"b":"01ab","t":"1970-01-01T00:00:01.500Z"},{"n":null,"b":null,"t":null}]"#
         );
+    }
+
+    #[test]
+    fn columns_of_one_name_all_stay_in_the_row() {
+        let column = |n: i64| Arc::new(Int64Array::from(vec![n])) as ArrayRef;
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let schema = Arc::new(Schema::new(vec![
+            field("count"),
+            field("count_2"),
+            field("count"),
+        ]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column(1), column(2), column(3)]);
+        let rows = Value::Array(rows(&schema, &batch.unwrap()).unwrap());
+        assert_eq!(rows.to_string(), r#"[{"count":1,"count_2":2,"count_3":3}]"#);
     }
 }

@@ -49,7 +49,6 @@ impl Offline {
         for batch in &batches {
             objects.extend(json::rows(&schema, batch)?);
         }
-        let columns = schema.fields().iter().map(|field| field.name().clone());
-        Ok(Answer::of_objects(columns.collect(), objects))
+        Ok(Answer::of_objects(json::keys(&schema), objects))
     }
 }
