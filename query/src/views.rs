@@ -62,7 +62,8 @@ pub const VIEWS: &[View] = &[
 /// `due`: the request reached, or must have reached, the other proxy: a client entry that was not
 /// denied and went out over mutual TLS, and every server entry. `matched` counts due ones only.
 /// `agrees`: source, destination, operation and method are the same and, when both ended
-/// completely, status and sizes. For a denial the side that decided is the authority.
+/// completely, status and sizes; the size of a request only when neither half says that the response
+/// ended before it (`request_incomplete`). For a denial the side that decided is the authority.
 const CALLS: &str = "
 WITH client AS (
   SELECT * FROM public.entries
@@ -117,7 +118,9 @@ WITH client AS (
         OR coalesce(s.outcome, '') NOT IN ('ok', 'client_error', 'server_error')
         OR ((c.status IS NOT DISTINCT FROM s.status)
           AND (c.grpc_status IS NOT DISTINCT FROM s.grpc_status)
-          AND (c.request_bytes IS NOT DISTINCT FROM s.request_bytes)
+          AND ((c.request_bytes IS NOT DISTINCT FROM s.request_bytes)
+            OR coalesce(c.error_type, '') = 'request_incomplete'
+            OR coalesce(s.error_type, '') = 'request_incomplete')
           AND (c.response_bytes IS NOT DISTINCT FROM s.response_bytes))) AS same
   FROM client c
   FULL OUTER JOIN server s ON c.trace_id = s.trace_id AND c.span_id = s.parent_span_id
@@ -153,7 +156,8 @@ FROM due d
 LEFT ANTI JOIN other o ON d.side = o.side AND d.pair = o.pair
 WHERE coalesce(d.end_time, d.start_time) < now() - INTERVAL '60 seconds'";
 
-/// What was not allowed, as the side that decided wrote it.
+/// What was not allowed, as the side that decided wrote it. Refused handshakes, in which no call was
+/// made yet, are in `tls_failures`.
 const DENIALS: &str = "
 SELECT start_time, side, kind, trace_id, span_id, source, destination, source_app, destination_app,
   api, operation, method, route, status, decision, reason, grant_id, peer_address, bundle_version,

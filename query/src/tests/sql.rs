@@ -47,6 +47,11 @@ fn busy() -> Shop {
     client.reason = Arc::from("route_unknown");
     client.mtls = false;
     shop.write(&mut web, &client);
+    let (client, mut server) = shop.call(&web, &cart, "Unread");
+    server.request_bytes = Some(3);
+    server.error_type = Some("request_incomplete".into());
+    shop.write(&mut web, &client);
+    shop.write(&mut cart, &server);
     let (mut client, server) = shop.call(&web, &cart, "Retried");
     client.retried = true;
     client.outcome = Some(Outcome::Unavailable);
@@ -86,6 +91,7 @@ async fn calls_pair_the_halves_and_say_what_is_due_matched_and_agrees() {
             "Mismatch ok allow granted true true false",
             "DeniedThere denied deny grant_none true true true",
             "DeniedHere denied deny route_unknown false false null",
+            "Unread ok allow granted true true true",
             "NoServer ok allow granted true false null",
             "NoClient ok allow granted true false null",
             "Young ok allow granted true false null",
@@ -297,8 +303,8 @@ async fn objectives_are_judged_per_service_and_an_idle_one_has_no_sli() {
     assert_eq!(
         Value::Array(rows),
         json!([
-            {"objective": "available", "service": "cart", "good": 5, "total": 5, "sli": 1.0, "breached": false},
-            {"objective": "fast", "service": "cart", "good": 1, "total": 5, "sli": 0.2, "breached": true},
+            {"objective": "available", "service": "cart", "good": 6, "total": 6, "sli": 1.0, "breached": false},
+            {"objective": "fast", "service": "cart", "good": 1, "total": 6, "sli": 1.0 / 6.0, "breached": true},
             {"objective": "idle", "service": "nobody", "good": 0, "total": 0, "sli": null, "breached": null},
         ])
     );
