@@ -62,15 +62,19 @@ impl Verifier {
         }
     }
 
-    /// A verifier that no password fits, always the same for `name`: unknown users look like known ones.
+    /// A verifier that no password fits, always the same for `name`, with salt and iterations as
+    /// those of `alike`: unknown users look like known ones.
     #[must_use]
-    pub fn of_nobody(secret: &[u8; 32], name: &str) -> Self {
+    pub fn of_nobody(secret: &[u8; 32], name: &str, alike: Option<&Self>) -> Self {
+        let (iterations, salt_bytes) = alike.map_or((ITERATIONS, SALT_BYTES), |one| {
+            (one.iterations, one.salt.len().min(32))
+        });
         let salt = hmac_sha256(secret, name.as_bytes());
         let stored_key = hmac_sha256(secret, &salt);
         let server_key = hmac_sha256(secret, &stored_key);
-        let salt = salt.iter().copied().take(SALT_BYTES).collect();
+        let salt = salt.iter().copied().take(salt_bytes).collect();
         Self {
-            iterations: ITERATIONS,
+            iterations,
             salt,
             stored_key,
             server_key,
@@ -160,11 +164,14 @@ impl Exchange {
         let (Some(flag @ ("n" | "y")), Some(identity)) = (flag, identity) else {
             return Err(ScramError::Malformed);
         };
-        let client_nonce = bare
-            .split(',')
-            .find_map(|attribute| attribute.strip_prefix("r="))
-            .filter(|nonce| !nonce.is_empty())
-            .ok_or(ScramError::Malformed)?;
+        // A mandatory extension (`m=`) stands before the name, and none is known here.
+        let mut attributes = bare.split(',');
+        let name = attributes.next().and_then(|text| text.strip_prefix("n="));
+        let client_nonce = attributes.next().and_then(|text| text.strip_prefix("r="));
+        let (Some(_), Some(client_nonce)) = (name, client_nonce.filter(|one| !one.is_empty()))
+        else {
+            return Err(ScramError::Malformed);
+        };
         let nonce = format!("{client_nonce}{server_nonce}");
         let salt = BASE64.encode(&verifier.salt);
         let first = format!("r={nonce},s={salt},i={}", verifier.iterations);
@@ -270,8 +277,17 @@ mod tests {
         let (exchange, _) =
             Exchange::begin_with(rfc_verifier("pencil"), CLIENT_FIRST, "other").unwrap();
         assert_eq!(exchange.finish(CLIENT_FINAL), Err(ScramError::Malformed));
-        let bound = "p=tls-exporter,,n=user,r=x";
-        assert!(Exchange::begin(rfc_verifier("pencil"), bound).is_err());
+        for refused in [
+            "p=tls-exporter,,n=user,r=x",
+            "n,,m=later,n=user,r=x",
+            "n,,r=x,n=user",
+            "n,,n=user,r=",
+        ] {
+            assert!(
+                Exchange::begin(rfc_verifier("pencil"), refused).is_err(),
+                "{refused}"
+            );
+        }
     }
 
     #[test]
@@ -281,7 +297,7 @@ mod tests {
         assert_eq!(again, verifier);
         assert!(again.fits("correct horse"));
         assert!(!again.fits("correct hors"));
-        assert!(!Verifier::of_nobody(&[7; 32], "eve").fits(""));
+        assert!(!Verifier::of_nobody(&[7; 32], "eve", None).fits(""));
         for bad in [
             "",
             "SCRAM-SHA-256$1:AA==$AA==:AA==",
