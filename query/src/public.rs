@@ -136,7 +136,11 @@ fn converted(
         return Ok(column);
     }
     if target != DataType::Utf8 {
-        return Ok(Arc::new(CastExpr::new(column, target, None)));
+        // A number beyond bigint, which only a writer that lies can have, is null here and as it is
+        // in `raw`: one such entry must not make all others unreadable.
+        let safe = datafusion::common::format::DEFAULT_CAST_OPTIONS;
+        let safe = datafusion::arrow::compute::CastOptions { safe: true, ..safe };
+        return Ok(Arc::new(CastExpr::new(column, target, Some(safe))));
     }
     let function = Arc::new(ScalarUDF::new_from_impl(AsText::new()));
     let expr = ScalarFunctionExpr::try_new(function, vec![column], schema, config)?;
@@ -266,7 +270,11 @@ fn translate(filter: &Expr, raw: &Schema) -> Option<Expr> {
             }
             any
         }
-        Expr::IsNull(inner) => Some(raw_expr(raw_column(inner, raw)?).is_null()),
+        Expr::IsNull(inner) => {
+            let column = raw_column(inner, raw)?;
+            // Null here may be a number beyond bigint there.
+            (*column.data_type() != DataType::UInt64).then(|| raw_expr(column).is_null())
+        }
         Expr::IsNotNull(inner) => Some(raw_expr(raw_column(inner, raw)?).is_not_null()),
         _ => None,
     }
@@ -280,12 +288,18 @@ fn raw_column<'a>(expr: &Expr, raw: &'a Schema) -> Option<RawColumn<'a>> {
         Expr::Column(Column { name, .. }) => raw.fields().iter().find(|field| field.name() == name),
         Expr::Cast(Cast { expr, field }) => {
             let inner = raw_column(expr, raw)?;
-            // Coercion compares texts of two representations and times of two units.
-            let same = matches!(
-                (public_type(inner.data_type()), field.data_type()),
-                (DataType::Utf8, DataType::Utf8View | DataType::LargeUtf8)
-                    | (DataType::Timestamp(..), DataType::Timestamp(..))
-            );
+            // Coercion compares texts of two representations, and times of two units: not of a
+            // coarser one, which cuts, nor of another zone, in which a time without zone is another.
+            let same = match (public_type(inner.data_type()), field.data_type()) {
+                (DataType::Utf8, DataType::Utf8View | DataType::LargeUtf8) => true,
+                (
+                    DataType::Timestamp(..),
+                    DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, zone),
+                ) => zone
+                    .as_deref()
+                    .is_none_or(|zone| ["UTC", "+00:00"].contains(&zone)),
+                _ => false,
+            };
             same.then_some(inner)
         }
         _ => None,
@@ -377,7 +391,7 @@ fn nanoseconds(value: &ScalarValue) -> Option<i64> {
 mod tests {
     use super::*;
     use counterfoil_entry::table::TableId;
-    use datafusion::logical_expr::col as column;
+    use datafusion::logical_expr::{cast, col as column};
 
     fn translated(filter: Expr) -> String {
         let raw = crate::raw::schema(TableId::Entries);
@@ -406,7 +420,23 @@ mod tests {
                 "status = UInt16(500) OR status = UInt16(503)",
             ),
             (column("side").eq(lit("client")), "side = Utf8(\"client\")"),
-            (column("duration_ns").is_null(), "duration_ns IS NULL"),
+            (column("duration_ns").is_null(), "nothing"),
+            (column("status").is_null(), "status IS NULL"),
+            (
+                cast(column("start_time"), DataType::Timestamp(TimeUnit::Second, None)).eq(us(5)),
+                "nothing",
+            ),
+            (
+                cast(
+                    cast(
+                        column("start_time"),
+                        DataType::Timestamp(TimeUnit::Nanosecond, Some(Arc::from("+02:00"))),
+                    ),
+                    DataType::Timestamp(TimeUnit::Nanosecond, None),
+                )
+                .gt(us(5)),
+                "nothing",
+            ),
             (
                 column("start_time").lt_eq(us(5)),
                 "start_time < TimestampNanosecond(6000, Some(\"UTC\"))",
