@@ -3,7 +3,7 @@
 use counterfoil_entry::{Time, clock};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose as Eku, IsCa,
-    Issuer, KeyPair, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -21,6 +21,7 @@ pub(crate) struct Ca {
 pub(crate) struct Leaf {
     pub(crate) names: Vec<SanType>,
     pub(crate) usage: Vec<Eku>,
+    pub(crate) key_usage: Vec<KeyUsagePurpose>,
     pub(crate) is_ca: IsCa,
     pub(crate) from_s: i64,
     pub(crate) until_s: i64,
@@ -36,6 +37,7 @@ impl Leaf {
         Self {
             names: vec![uri(spiffe_id)],
             usage: vec![Eku::ClientAuth, Eku::ServerAuth],
+            key_usage: vec![KeyUsagePurpose::DigitalSignature],
             is_ca: IsCa::NoCa,
             from_s: -DAY_S,
             until_s: DAY_S,
@@ -69,6 +71,7 @@ impl Ca {
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = leaf.names;
         params.extended_key_usages = leaf.usage;
+        params.key_usages = leaf.key_usage;
         params.is_ca = leaf.is_ca;
         params.not_before = point(leaf.from_s).into();
         params.not_after = point(leaf.until_s).into();

@@ -9,7 +9,7 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, KeyUsage};
 use x509_parser::prelude::FromDer;
 
 use crate::refusal::refusal_of;
@@ -58,7 +58,7 @@ pub fn verify_chain(
 
 /// Whom `chain`, leaf first, names, after its check against `roots` at the time `at`.
 ///
-/// The leaf must not be a certificate authority, must hold an ECDSA P-256 key, exactly one URI SAN
+/// The leaf must not be a certificate authority nor its key one that signs certificates; it must hold an ECDSA P-256 key, exactly one URI SAN
 /// that is a SPIFFE id, and an extended key usage that names `purpose`. The trust domain is not
 /// compared here: whoever asks knows which one it expects.
 ///
@@ -151,7 +151,8 @@ fn parse<'a>(leaf: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusa
 
 /// The TLS library takes a leaf without extended key usage for any use; an SVID must name its uses.
 fn check_usage(leaf: &X509Certificate<'_>, purpose: Purpose) -> Result<(), Refusal> {
-    if leaf.is_ca() {
+    let signs = leaf.key_usage().map_err(|_| Refusal::Untrusted)?;
+    if leaf.is_ca() || signs.is_some_and(|keys| !signs_messages_only(keys.value)) {
         return Err(Refusal::Untrusted);
     }
     let usage = leaf
@@ -168,6 +169,11 @@ fn check_usage(leaf: &X509Certificate<'_>, purpose: Purpose) -> Result<(), Refus
     } else {
         Err(Refusal::Untrusted)
     }
+}
+
+/// An SVID's key signs handshakes and announcements, never certificates (X509-SVID, section 4.3).
+fn signs_messages_only(usage: &KeyUsage) -> bool {
+    usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
 }
 
 fn read_peer(der: &CertificateDer<'_>, leaf: &X509Certificate<'_>) -> Result<Peer, Refusal> {

@@ -42,6 +42,33 @@ fn a_chain_is_checked_at_the_time_that_is_asked_for() {
 }
 
 #[test]
+fn a_key_that_may_sign_certificates_is_no_svids() {
+    use rcgen::KeyUsagePurpose as Use;
+    let ca = Ca::new();
+    for (key_usage, verdict) in [
+        (vec![Use::DigitalSignature, Use::KeyAgreement], Ok(())),
+        (
+            vec![Use::DigitalSignature, Use::KeyCertSign],
+            Err(Refusal::Untrusted),
+        ),
+        (
+            vec![Use::DigitalSignature, Use::CrlSign],
+            Err(Refusal::Untrusted),
+        ),
+        (vec![Use::KeyEncipherment], Err(Refusal::Untrusted)),
+    ] {
+        let chain = ca.chain(Leaf {
+            key_usage: key_usage.clone(),
+            ..Leaf::of(CART)
+        });
+        for purpose in [Purpose::Client, Purpose::Server] {
+            let checked = verify_chain_for(&ca.roots(), &chain, now(), purpose);
+            assert_eq!(checked.map(drop), verdict, "{key_usage:?}");
+        }
+    }
+}
+
+#[test]
 fn an_empty_unreadable_or_endless_chain_is_refused() {
     let ca = Ca::new();
     assert_eq!(
