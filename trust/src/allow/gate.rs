@@ -4,7 +4,8 @@
 ///
 /// An application may decode, fold or normalise a path before it dispatches. What it could then take
 /// for another path than the router did is refused: empty and dot segments, `;` parameters, encoded
-/// separators, encoded unreserved characters, double encoding, backslashes, control and non-ASCII bytes.
+/// separators, encoded unreserved characters, double encoding, backslashes, control and non-ASCII bytes,
+/// and encoded bytes that are not UTF-8, as a slash in more bytes than it needs is.
 pub(super) fn path_of(target: &str) -> Option<&str> {
     let path = target.split_once('?').map_or(target, |(path, _query)| path);
     is_unambiguous(path).then_some(path)
@@ -20,7 +21,29 @@ pub fn is_unambiguous(path: &str) -> bool {
     if rest == "/" || (!segments.is_empty() && segments.split('/').any(is_special)) {
         return false;
     }
-    bytes_are_plain(path.as_bytes())
+    bytes_are_plain(path.as_bytes()) && escapes_are_utf8(path.as_bytes())
+}
+
+/// Whether what is encoded, read together with what is not, is UTF-8. Escapes are well-formed.
+fn escapes_are_utf8(path: &[u8]) -> bool {
+    if !path.contains(&b'%') {
+        return true;
+    }
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match (byte, after) {
+            (b'%', [high, low, after @ ..]) => {
+                decoded.extend(escaped(*high, *low));
+                after
+            }
+            _ => {
+                decoded.push(*byte);
+                after
+            }
+        };
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 fn is_special(segment: &str) -> bool {
@@ -48,13 +71,16 @@ fn bytes_are_plain(path: &[u8]) -> bool {
 /// Whether `%` and these two hex digits stand for a byte that could not have come unencoded, so that
 /// decoding it changes neither the segments nor the literals that a router compares.
 fn may_be_encoded(high: u8, low: u8) -> bool {
-    let (Some(high), Some(low)) = (hex(high), hex(low)) else {
+    let Some(byte) = escaped(high, low) else {
         return false;
     };
-    let byte = high << 4 | low;
     let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     let separates = matches!(byte, b'/' | b'\\' | b'%' | b';');
     !unreserved && !separates && !byte.is_ascii_control()
+}
+
+fn escaped(high: u8, low: u8) -> Option<u8> {
+    Some(hex(high)? << 4 | hex(low)?)
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -122,6 +148,11 @@ mod tests {
             "/a%zz",
             "/%61dmin",
             "/a%252e",
+            "/a%C0%AFb",
+            "/a%e0%80%afb",
+            "/a%ff",
+            "/a%C3",
+            "/a%C3/%A4",
             "/a#b",
             "/{id}",
             "http://host/a",
