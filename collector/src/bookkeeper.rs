@@ -9,7 +9,7 @@ use std::time::Duration;
 use counterfoil_columns::journal::JournalError;
 use counterfoil_entry::clock;
 use counterfoil_entry::id::{Epoch, Writer};
-use counterfoil_entry::rows::{ConflictRow, GapRow};
+use counterfoil_entry::rows::GapRow;
 use counterfoil_entry::statement::{Signed, Statement};
 use tokio::sync::oneshot;
 
@@ -71,19 +71,6 @@ pub(crate) enum BookkeeperError {
     SealerGone,
 }
 
-/// A row of the collector's own, on its way into its spool.
-#[derive(Debug)]
-enum OwnRow {
-    Gap(Box<GapRow>),
-    Conflict(Box<ConflictRow>),
-}
-
-impl OwnRow {
-    fn gap(row: GapRow) -> Self {
-        Self::Gap(Box::new(row))
-    }
-}
-
 /// State, journal and the collector's own writer, in the hands of one thread.
 #[derive(Debug)]
 pub(crate) struct Bookkeeper {
@@ -94,7 +81,8 @@ pub(crate) struct Bookkeeper {
     pub(crate) own: OwnWriter,
     pub(crate) sealer: SealerLine,
     pub(crate) checkpoint: Arc<str>,
-    outbox: Vec<OwnRow>,
+    /// Rows of the collector's own, on their way into its spool.
+    outbox: Vec<GapRow>,
     is_sealing: bool,
     is_closing: bool,
     is_last_seal: bool,
@@ -181,25 +169,7 @@ impl Bookkeeper {
         let state = self.state.epoch(writer, epoch);
         state.heard_ns = clock::mono_ns();
         let rows = gaps::end_silence(clock::wall(), state);
-        self.outbox.extend(rows.into_iter().map(OwnRow::gap));
-    }
-
-    /// An epoch that ended is silent with reason.
-    fn note_closed(&mut self, writer: &Writer) {
-        let epochs = self.state.epochs.get_mut(writer).into_iter().flatten();
-        for (epoch, state) in epochs.filter(|(_, state)| state.is_closed) {
-            let now = clock::wall();
-            let mut rows = gaps::end_silence(now, state);
-            rows.extend(gaps::reconcile(
-                Notice {
-                    writer,
-                    epoch: *epoch,
-                    now,
-                },
-                state,
-            ));
-            self.outbox.extend(rows.into_iter().map(OwnRow::gap));
-        }
+        self.outbox.extend(rows);
     }
 
     fn note_holes(&mut self, writer: &Writer, epoch: Epoch) {
@@ -209,7 +179,7 @@ impl Bookkeeper {
             now: clock::wall(),
         };
         let rows = gaps::reconcile(notice, self.state.epoch(writer, epoch));
-        self.outbox.extend(rows.into_iter().map(OwnRow::gap));
+        self.outbox.extend(rows);
     }
 
     fn note_all_holes(&mut self) {
@@ -225,7 +195,7 @@ impl Bookkeeper {
                     },
                     state,
                 );
-                self.outbox.extend(rows.into_iter().map(OwnRow::gap));
+                self.outbox.extend(rows);
             }
         }
     }
@@ -247,13 +217,12 @@ impl Bookkeeper {
                     epoch: *epoch,
                     now: clock::wall(),
                 };
-                self.outbox
-                    .extend(gaps::fall_silent(notice, state).map(OwnRow::gap));
+                self.outbox.extend(gaps::fall_silent(notice, state));
             }
         }
     }
 
-    /// Hands gaps and conflicts to the collector's own spool; what it cannot take waits.
+    /// Hands gaps to the collector's own spool; what it cannot take waits.
     fn write_own_rows(&mut self) {
         let own = &mut self.own;
         let mut failed = None;
@@ -261,11 +230,7 @@ impl Bookkeeper {
             if failed.is_some() {
                 return true;
             }
-            let written = match row {
-                OwnRow::Gap(row) => own.gap(row),
-                OwnRow::Conflict(row) => own.conflict(row),
-            };
-            failed = written.err();
+            failed = own.gap(row).err();
             failed.is_some()
         });
         if let Some(error) = failed {
@@ -303,8 +268,10 @@ impl Bookkeeper {
         let number = self.journal.number() + 1;
         let unstated = self.state.unstated_mut();
         self.journal = Journal::begin(&directory, number, unstated, &mut self.files)?;
+        let covered = std::mem::take(&mut self.state.sealable);
+        self.state.forget_kinds();
         Ok(SealJob {
-            covered: std::mem::take(&mut self.state.sealable),
+            covered,
             unsealed: std::mem::take(&mut self.state.unsealed),
             journal_file: number,
             journal_directory: directory,

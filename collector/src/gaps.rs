@@ -1,5 +1,7 @@
 //! Gaps: opened when something that must be there is not, closed when it comes.
 
+use std::collections::HashMap;
+
 use counterfoil_entry::Time;
 use counterfoil_entry::id::{Epoch, Stream, Writer};
 use counterfoil_entry::rows::GapRow;
@@ -24,33 +26,40 @@ pub(crate) struct Notice<'a> {
 pub(crate) fn reconcile(notice: Notice<'_>, epoch: &mut EpochState) -> Vec<GapRow> {
     let mut rows = close(notice.now, epoch);
     let mut opened = Vec::new();
+    let mut by_stream: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
+    for gap in &epoch.gaps {
+        if let (Some(name), Some(range)) = (&gap.subject_stream, gap.from_seq.zip(gap.until_seq)) {
+            by_stream.entry(name).or_default().push(range);
+        }
+    }
     for (stream, state) in &epoch.streams {
         let name = stream.to_string();
-        let mut recorded = recorded(epoch, |gap| {
-            gap.from_seq
-                .zip(gap.until_seq)
-                .filter(|_| gap.subject_stream.as_ref() == Some(&name))
-        });
+        let mut recorded = disjoint(by_stream.remove(name.as_str()).unwrap_or_default());
         let causes = [
             ("sequence_skipped", "sequence"),
             ("not_proved", "statement"),
         ];
         for (holes, (cause, detected_by)) in [&state.seen, &state.proved].into_iter().zip(causes) {
-            for hole in holes
+            let holes: Vec<_> = holes
                 .missing()
                 .flat_map(|hole| without(hole, &recorded))
-                .collect::<Vec<_>>()
-            {
-                opened.push(GapRow {
-                    cause: cause.to_owned(),
-                    detected_by: detected_by.to_owned(),
-                    ..of_entries(notice, epoch, &name, hole)
-                });
-                recorded.push(hole);
+                .collect();
+            if holes.is_empty() {
+                continue;
             }
+            opened.extend(holes.iter().map(|hole| GapRow {
+                detected_by: detected_by.to_owned(),
+                ..of_entries(notice, epoch, (&name, cause), *hole)
+            }));
+            recorded.extend(holes);
+            recorded = disjoint(recorded);
         }
     }
-    let recorded = recorded(epoch, |gap| gap.from_statement.zip(gap.until_statement));
+    let recorded = epoch
+        .gaps
+        .iter()
+        .filter_map(|gap| gap.from_statement.zip(gap.until_statement));
+    let recorded = disjoint(recorded.collect());
     for (from, until) in epoch
         .statements
         .missing()
@@ -137,21 +146,34 @@ fn close(now: Time, epoch: &mut EpochState) -> Vec<GapRow> {
     })
 }
 
-fn recorded(epoch: &EpochState, range: impl Fn(&GapRow) -> Option<(u64, u64)>) -> Vec<(u64, u64)> {
-    epoch.gaps.iter().filter_map(range).collect()
+/// The same numbers as disjoint ranges, ascending.
+fn disjoint(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|(from, until), (_, end)| {
+        let is_one = *from <= *end;
+        if is_one {
+            *end = (*end).max(*until);
+        }
+        is_one
+    });
+    ranges
 }
 
-/// The parts of `hole` that no range of `recorded` covers.
-fn without(hole: (u64, u64), recorded: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut parts = vec![hole];
-    for (begin, end) in recorded {
-        let split = |(from, until): (u64, u64)| {
-            [(from, until.min(*begin)), (from.max(*end), until)]
-                .into_iter()
-                .filter(|(from, until)| from < until)
-                .collect::<Vec<_>>()
-        };
-        parts = parts.into_iter().flat_map(split).collect();
+/// The parts of a hole that no range of `recorded` covers; those are disjoint and ascend.
+fn without((from, until): (u64, u64), recorded: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let first = recorded.partition_point(|(_, end)| *end <= from);
+    let (mut parts, mut at) = (Vec::new(), from);
+    for (begin, end) in recorded.iter().skip(first) {
+        if *begin >= until {
+            break;
+        }
+        if at < *begin {
+            parts.push((at, *begin));
+        }
+        at = at.max(*end);
+    }
+    if at < until {
+        parts.push((at, until));
     }
     parts
 }
@@ -175,11 +197,13 @@ fn close_where(
 fn of_entries(
     notice: Notice<'_>,
     epoch: &EpochState,
-    stream: &str,
+    (stream, cause): (&str, &str),
     (from, until): (u64, u64),
 ) -> GapRow {
     GapRow {
-        gap_id: gap_id(notice, &format!("{stream} {from} {until}")),
+        // Entries that came, so that their gap closed, and are not proved after all are another gap.
+        gap_id: gap_id(notice, &format!("{stream} {from} {until} {cause}")),
+        cause: cause.to_owned(),
         subject_stream: Some(stream.to_owned()),
         from_seq: Some(from),
         until_seq: Some(until),

@@ -59,7 +59,7 @@ pub(crate) struct Hello {
 /// How far an announcement is proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// Its SVID is valid now.
+    /// Its SVID is valid now, and was at the time that the announcement tells.
     Valid,
     /// Its SVID was valid when the epoch began; the certificate's hash.
     Expired(Hash),
@@ -173,7 +173,9 @@ pub(crate) fn read_hello(
     check_peer(&announcement.writer, peer)?;
     let verify = |at| verify_announcement(roots, &signed.bytes, &signed.signature, at);
     let proof = match verify(now) {
-        Ok(_) => Proof::Valid,
+        // A verifier holds the announcement's own time against the certificate: a writer whose clock
+        // is far off is kept as unverified.
+        Ok(_) => verify(announcement.time).map_or_else(Proof::None, |_| Proof::Valid),
         Err(Refusal::WrongPeer) => {
             let detail = "the announcement's certificate is another workload's";
             return Err(Refused::new(Reason::NotTheWriter, detail));

@@ -7,7 +7,7 @@ use counterfoil_entry::statement::{
 };
 
 use crate::answer::{Reason, Refused};
-use crate::state::{State, StreamState};
+use crate::state::{EpochState, State, StreamState};
 
 /// What becomes of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,21 +44,7 @@ pub(crate) fn judge(state: &State, statement: &Statement, signed: &Signed) -> Ve
             _ => Verdict::Known,
         };
     }
-    let before = number
-        .checked_sub(1)
-        .and_then(|before| epoch.hashes.get(&before));
-    if let (Some(before), Some(previous)) = (before, statement.previous)
-        && *before != previous
-        && !epoch.others.contains(&previous)
-    {
-        let detail = format!("statement {number} names another predecessor than the one kept");
-        return flawed(Reason::Malformed, detail, "chain");
-    }
-    if let StatementKind::Recovery(recovery) = &statement.kind
-        && recovery.old_epoch >= statement.epoch
-    {
-        let detail =
-            format!("statement {number} recovers an epoch that did not begin before its own");
+    if let Some(detail) = chain_flaw(state, epoch, statement, signed) {
         return flawed(Reason::Malformed, detail, "chain");
     }
     for (of, range) in statement.covered() {
@@ -76,6 +62,62 @@ pub(crate) fn judge(state: &State, statement: &Statement, signed: &Signed) -> Ve
         }
     }
     Verdict::Take
+}
+
+/// What is wrong with the statement's place in its epoch's chain, or with the one that it gives the
+/// end of another; a verifier would never take books in which that stood.
+fn chain_flaw(
+    state: &State,
+    epoch: &EpochState,
+    statement: &Statement,
+    signed: &Signed,
+) -> Option<String> {
+    let number = statement.number;
+    let before = number
+        .checked_sub(1)
+        .and_then(|before| epoch.hashes.get(&before));
+    if let (Some(before), Some(previous)) = (before, statement.previous)
+        && *before != previous
+        && !epoch.others.contains(&previous)
+    {
+        return Some(format!(
+            "statement {number} names another predecessor than the one kept"
+        ));
+    }
+    let hash = statement_hash(&signed.bytes);
+    let is_named = |named: &Hash| *named == hash || epoch.others.contains(named);
+    if !epoch.named.get(&number).is_none_or(is_named) {
+        return Some(format!(
+            "statement {number} is not the one that a later statement names"
+        ));
+    }
+    if let Some(end) = epoch.end.filter(|end| number >= *end) {
+        return Some(format!(
+            "statement {number} comes after the end of its epoch, which has {end} statements"
+        ));
+    }
+    let highest = |epoch: &EpochState| epoch.hashes.last_key_value().map(|(at, h)| (*at, *h));
+    match &statement.kind {
+        StatementKind::Regular => None,
+        StatementKind::Final => highest(epoch)
+            .filter(|(highest, _)| number < *highest)
+            .map(|_| format!("statement {number} is final, and later ones are here")),
+        StatementKind::Recovery(recovery) => {
+            let old = state.find(&statement.writer, recovery.old_epoch);
+            let is_right = match (recovery.last, old.and_then(highest)) {
+                (Some((u64::MAX, _)), _) | (None, Some(_)) => false,
+                (_, None) => true,
+                (Some((last, hash)), Some((highest, kept))) => {
+                    let is_other = || old.is_some_and(|old| old.others.contains(&hash));
+                    last > highest || last == highest && (hash == kept || is_other())
+                }
+            };
+            let is_before = recovery.old_epoch < statement.epoch;
+            (!is_right || !is_before).then(|| {
+                format!("statement {number} recovers an epoch that did not begin before its own, or did not end so")
+            })
+        }
+    }
 }
 
 /// What speaks against taking `range`, if anything.

@@ -30,12 +30,12 @@ impl OwnWriter {
             .map(|_| ())
     }
 
-    /// Writes a conflict.
+    /// Writes a conflict; it is on the disk when this returns.
     pub(crate) fn conflict(&mut self, row: &ConflictRow) -> Result<(), AppendError> {
         self.lane
             .append(TableId::Conflicts, &self.class, |header, out| {
                 row.encode(header, out)
-            })
-            .map(|_| ())
+            })?;
+        self.lane.sync().map_err(AppendError::Io)
     }
 }

@@ -1,6 +1,6 @@
 //! What a collector knows when it starts: read from the books and the journal, from nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -314,6 +314,7 @@ fn replay_batch(
 ) -> Result<(), String> {
     let mut writer: Option<Writer> = None;
     let mut stream: Option<(String, Stream)> = None;
+    let mut kinds = HashSet::new();
     for (offset, record) in records.iter() {
         let view = RecordView::parse(record).map_err(|error| error.to_string())?;
         let head = view.header_ref().map_err(|error| error.to_string())?;
@@ -330,6 +331,10 @@ fn replay_batch(
         let (Some(writer), Some((_, stream))) = (&writer, &stream) else {
             continue;
         };
+        let kind = (stream.table, stream.class.clone(), view.schema_version);
+        if kinds.insert(kind.clone()) {
+            state.admit(kind);
+        }
         let len = u32::try_from(record.len()).map_err(|error| error.to_string())?;
         let place = Place { file, offset, len };
         let kept = Kept {

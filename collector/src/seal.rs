@@ -11,7 +11,6 @@ use counterfoil_columns::{Attribution, Delivery};
 use counterfoil_entry::Time;
 use counterfoil_entry::announcement::AnnouncementError;
 use counterfoil_entry::clock;
-use counterfoil_entry::id::RetentionClass;
 use counterfoil_entry::rows::StatementRow;
 use counterfoil_entry::statement::StatementError;
 use counterfoil_entry::table::TableId;
@@ -21,7 +20,7 @@ use counterfoil_ledger::manifest::SegmentRef;
 use counterfoil_ledger::paths;
 
 use crate::journal::{JournalFiles, read_entry};
-use crate::state::{Covered, Unsealed};
+use crate::state::{Covered, SegmentKind, Unsealed};
 
 /// Rows of a segment, unless one statement's range alone has more.
 const SEGMENT_ROWS: usize = 1_000_000;
@@ -60,9 +59,6 @@ pub(crate) enum SealError {
     #[error("committing a manifest")]
     Log(#[from] LogError),
 }
-
-/// Rows that share a table, a class and a schema version: those of one or more segments.
-type Kind = (TableId, RetentionClass, u16);
 
 /// The owner of the log.
 #[derive(Debug)]
@@ -145,7 +141,7 @@ impl Sealer {
         job: &SealJob,
         until: Time,
         number: u64,
-        kind: &Kind,
+        kind: &SegmentKind,
         ranges: &[&Covered],
     ) -> Result<SegmentRef, SealError> {
         let mut records = Vec::new();
@@ -166,7 +162,7 @@ impl Sealer {
         &self,
         until: Time,
         number: u64,
-        (table, class, schema_version): &Kind,
+        (table, class, schema_version): &SegmentKind,
         rows: &mut [SegmentRow<'_>],
     ) -> Result<SegmentRef, SealError> {
         let origin = self.log.origin();
@@ -195,8 +191,8 @@ impl Sealer {
     }
 }
 
-fn by_kind(covered: &[Covered]) -> BTreeMap<Kind, Vec<&Covered>> {
-    let mut kinds: BTreeMap<Kind, Vec<&Covered>> = BTreeMap::new();
+fn by_kind(covered: &[Covered]) -> BTreeMap<SegmentKind, Vec<&Covered>> {
+    let mut kinds: BTreeMap<SegmentKind, Vec<&Covered>> = BTreeMap::new();
     for range in covered {
         let stream = &range.stream;
         let kind = (stream.table, stream.class.clone(), range.schema_version);
@@ -231,8 +227,8 @@ fn split(ranges: Vec<&Covered>) -> Vec<Vec<&Covered>> {
     segments
 }
 
-fn signed_rows(unsealed: &[Unsealed]) -> Result<BTreeMap<Kind, Vec<SignedRow>>, SealError> {
-    let mut kinds: BTreeMap<Kind, Vec<SignedRow>> = BTreeMap::new();
+fn signed_rows(unsealed: &[Unsealed]) -> Result<BTreeMap<SegmentKind, Vec<SignedRow>>, SealError> {
+    let mut kinds: BTreeMap<SegmentKind, Vec<SignedRow>> = BTreeMap::new();
     for one in unsealed {
         let reason = one.reason.as_deref();
         let row = if one.is_announcement {

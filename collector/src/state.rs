@@ -1,10 +1,11 @@
 //! What the collector knows of its writers: rebuilt at start, changed only by what the journal holds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use counterfoil_entry::id::{Epoch, Stream, Writer};
+use counterfoil_entry::id::{Epoch, RetentionClass, Stream, Writer};
 use counterfoil_entry::rows::{GapRow, Trust};
 use counterfoil_entry::statement::{Signed, Statement, StatementKind, StreamRange, statement_hash};
+use counterfoil_entry::table::TableId;
 use counterfoil_entry::tree::Accumulator;
 use counterfoil_entry::{Hash, Time};
 
@@ -12,6 +13,13 @@ use crate::seen::Seen;
 
 /// Statement hashes kept of an epoch, newest first: what a repeated statement is compared with.
 const HASHES_MAX: usize = 4096;
+
+/// Kinds of segments that may wait for a seal. Each is an item of the manifest of at most 500 bytes,
+/// and has at most one segment of statements beside it: together below 64 KiB.
+const KINDS_MAX: usize = 48;
+
+/// Rows that share a table, a class and a schema version: those of one or more segments.
+pub(crate) type SegmentKind = (TableId, RetentionClass, u16);
 
 /// Where an entry's bytes lie in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +45,8 @@ pub(crate) struct Kept {
 pub(crate) struct Held {
     pub(crate) from: u64,
     pub(crate) until: u64,
-    pub(crate) root: Hash,
+    /// `None` when all its entries came and have another root: nothing will ever release it.
+    pub(crate) root: Option<Hash>,
     pub(crate) by: StatedBy,
 }
 
@@ -102,6 +111,11 @@ pub(crate) struct EpochState {
     pub(crate) hashes: BTreeMap<u64, Hash>,
     /// Other statements that came under a number that was taken.
     pub(crate) others: HashSet<Hash>,
+    /// What statements here, or a recovery, say of one that has not come: its number and hash.
+    pub(crate) named: BTreeMap<u64, Hash>,
+    /// The number that no statement may have: one above the final one, or above the last one that a
+    /// recovery names.
+    pub(crate) end: Option<u64>,
     pub(crate) last_time: Option<Time>,
     pub(crate) streams: BTreeMap<Stream, StreamState>,
     /// By a final statement, or by a recovery of a later epoch.
@@ -122,6 +136,8 @@ pub(crate) struct State {
     pub(crate) unsealed: Vec<Unsealed>,
     /// Certificates that control says it issued.
     pub(crate) issued: HashSet<Hash>,
+    /// Of the entries that no segment holds, and those that were sealed since the last rotation.
+    kinds: BTreeSet<SegmentKind>,
 }
 
 impl State {
@@ -137,6 +153,25 @@ impl State {
             .or_default()
             .entry(epoch)
             .or_default()
+    }
+
+    /// Makes room for a kind of segment; `false` when there would be more than one manifest can name.
+    pub(crate) fn admit(&mut self, kind: SegmentKind) -> bool {
+        let has_room = self.kinds.len() < KINDS_MAX || self.kinds.contains(&kind);
+        if has_room {
+            self.kinds.insert(kind);
+        }
+        has_room
+    }
+
+    /// Forgets the kinds of which nothing waits; what is sealable was handed over before.
+    pub(crate) fn forget_kinds(&mut self) {
+        let epochs = self.epochs.values().flat_map(BTreeMap::values);
+        self.kinds = epochs
+            .flat_map(|epoch| &epoch.streams)
+            .filter(|(_, state)| !state.unstated.is_empty())
+            .filter_map(|(of, state)| Some((of.table, of.class.clone(), state.schema_version?)))
+            .collect();
     }
 
     /// Rows that the next seal takes.
@@ -237,13 +272,19 @@ impl State {
             .statements
             .insert(statement.number, statement.number.saturating_add(1));
         epoch.hashes.insert(statement.number, hash);
+        epoch.named.remove(&statement.number);
+        let before = statement.number.checked_sub(1).zip(statement.previous);
+        epoch.name(before);
         if epoch.hashes.len() > HASHES_MAX {
             epoch.hashes.pop_first();
         }
         epoch.last_time = epoch.last_time.max(Some(statement.time));
         match &statement.kind {
             StatementKind::Regular => {}
-            StatementKind::Final => epoch.is_closed = true,
+            StatementKind::Final => {
+                epoch.is_closed = true;
+                epoch.end_before(statement.number.saturating_add(1));
+            }
             StatementKind::Recovery(recovery) => {
                 let old = self.epoch(&statement.writer, recovery.old_epoch);
                 old.is_closed = true;
@@ -251,10 +292,13 @@ impl State {
                     // What came and was never stated stays in the open: a hole in what is proved.
                     stream.proved.expect(stream.seen.next());
                 }
-                if let Some((number, _)) = recovery.last {
-                    // What the old epoch stated, and never delivered, is a hole in its numbers.
-                    old.statements.expect(number.saturating_add(1));
-                }
+                let end = recovery
+                    .last
+                    .map_or(0, |(number, _)| number.saturating_add(1));
+                // What the old epoch stated, and never delivered, is a hole in its numbers.
+                old.statements.expect(end);
+                old.name(recovery.last);
+                old.end_before(end);
             }
         }
     }
@@ -290,6 +334,19 @@ impl State {
     }
 }
 
+impl EpochState {
+    /// Notes which hash a statement has that has not come.
+    fn name(&mut self, named: Option<(u64, Hash)>) {
+        if let Some((number, hash)) = named.filter(|(number, _)| !self.statements.has(*number)) {
+            self.named.insert(number, hash);
+        }
+    }
+
+    fn end_before(&mut self, end: u64) {
+        self.end = Some(self.end.map_or(end, |known| known.min(end)));
+    }
+}
+
 impl StreamState {
     /// Whether all entries of `[from, until)` are proved.
     pub(crate) fn is_proved(&self, from: u64, until: u64) -> bool {
@@ -304,7 +361,7 @@ impl StreamState {
             self.held.push(Held {
                 from,
                 until,
-                root: range.root,
+                root: Some(range.root),
                 by,
             });
         }
@@ -313,10 +370,13 @@ impl StreamState {
     /// Takes out the held ranges whose entries are all there and have the stated root.
     fn release(&mut self, (writer, epoch): (&Writer, Epoch), stream: &Stream) -> Vec<Covered> {
         let mut released = Vec::new();
-        for held in std::mem::take(&mut self.held) {
-            let is_there = held.until <= self.seen.next()
+        for mut held in std::mem::take(&mut self.held) {
+            let is_there = held.root.is_some()
+                && held.until <= self.seen.next()
                 && self.seen.missing_in(held.from, held.until).is_empty();
-            if !is_there || self.root(held.from, held.until) != held.root {
+            let is_proved = is_there && Some(self.root(held.from, held.until)) == held.root;
+            if !is_proved {
+                held.root = held.root.filter(|_| !is_there);
                 self.held.push(held);
                 continue;
             }

@@ -2,5 +2,6 @@
 
 mod cases;
 mod crash;
+mod hostile;
 mod sealing;
 mod world;

@@ -83,6 +83,15 @@ impl Lane {
         stream.count_drop(&self.space, reason)
     }
 
+    /// Brings everything appended so far onto the disk, where it survives a power loss as well; the
+    /// entries of other lanes too. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What the file system says; the entries stay appended.
+    pub fn sync(&self) -> io::Result<()> {
+        self.space.sync()
+    }
+
     fn position(&mut self, table: TableId, class: &RetentionClass) -> Result<usize, AppendError> {
         let fits = |known: &Arc<StreamWriter>| {
             known.stream().table == table && known.stream().class == *class

@@ -149,6 +149,7 @@ fn open(config: SpoolConfig, root: &Path) -> io::Result<(Space, StateFile, Vec<O
         drops: Mutex::default(),
         closed: AtomicBool::new(false),
         files_changed: AtomicBool::new(true),
+        syncing: Mutex::default(),
     };
     Ok((space, state, old))
 }
@@ -165,6 +166,7 @@ pub(crate) struct Space {
     drops: Mutex<BTreeMap<(Stream, &'static str), u64>>,
     closed: AtomicBool,
     files_changed: AtomicBool,
+    syncing: Mutex<()>,
 }
 
 impl Space {
@@ -267,16 +269,18 @@ impl Space {
         self.files_changed.store(true, Ordering::Release);
     }
 
-    /// Brings all entries written so far onto the disk (`fdatasync`), many at a time.
+    /// Brings all entries written so far onto the disk (`fdatasync`), many at a time. What fails is
+    /// tried again at the next call.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        // One at a time: who finds nothing to sync may rely on it that it is synced.
+        let one = lock(&self.syncing);
         for stream in self.streams() {
-            for file in stream.take_unsynced() {
-                file.sync_data()?;
-            }
+            stream.sync()?;
         }
         if self.files_changed.swap(false, Ordering::AcqRel) {
-            sync_directory(self.path())?;
+            sync_directory(self.path()).inspect_err(|_| self.files_changed())?;
         }
+        drop(one);
         Ok(())
     }
 }

@@ -130,8 +130,21 @@ impl StreamWriter {
         Ok(())
     }
 
+    /// Brings what was appended onto the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let mut waiting = self.take_unsynced();
+        while let Some(file) = waiting.last() {
+            if let Err(error) = file.sync_data() {
+                lock(&self.files).unsynced.append(&mut waiting);
+                return Err(error);
+            }
+            waiting.pop();
+        }
+        Ok(())
+    }
+
     /// Files with bytes that are not on the disk yet.
-    pub(crate) fn take_unsynced(&self) -> Vec<Arc<File>> {
+    fn take_unsynced(&self) -> Vec<Arc<File>> {
         let mut files = lock(&self.files);
         let mut unsynced = std::mem::take(&mut files.unsynced);
         if let Some(open) = files.open.as_mut().filter(|open| open.dirty) {

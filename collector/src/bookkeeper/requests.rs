@@ -5,10 +5,10 @@ use counterfoil_entry::clock;
 use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Stream, Writer};
 use counterfoil_entry::rows::{ConflictRow, IssuanceRow, Trust};
-use counterfoil_entry::statement::{Signed, Statement, statement_hash};
+use counterfoil_entry::statement::{Signed, Statement, StatementKind, statement_hash};
 use counterfoil_entry::table::TableId;
 
-use super::{Bookkeeper, OwnRow};
+use super::Bookkeeper;
 use crate::answer::{Acknowledged, Answer, KnownEpoch, Reason, Refused};
 use crate::gaps::{self, Notice};
 use crate::intake::{Batch, Hello, Proof};
@@ -91,7 +91,7 @@ impl Bookkeeper {
             let detail = format!("epoch {} has not said hello here", batch.epoch.0);
             return Err(Refused::new(Reason::NotAnnounced, detail));
         }
-        self.check_versions(batch)?;
+        self.check_kinds(batch)?;
         let received_at = clock::wall();
         let (file, begin) = (self.journal.number(), self.journal.batch_begin());
         let mut records = Vec::new();
@@ -127,8 +127,9 @@ impl Bookkeeper {
         Ok(self.acknowledged())
     }
 
-    /// A stream keeps its schema version: the ranges of its statements lie in one segment.
-    fn check_versions(&self, batch: &Batch) -> Result<(), Refused> {
+    /// A stream keeps its schema version: the ranges of its statements lie in one segment. And a
+    /// manifest must be able to name all segments.
+    fn check_kinds(&mut self, batch: &Batch) -> Result<(), Refused> {
         let epoch = self.state.find(&batch.writer, batch.epoch);
         let mut versions: Vec<Option<u16>> = batch
             .streams
@@ -145,6 +146,13 @@ impl Bookkeeper {
                     row.seq
                 );
                 return Err(Refused::new(Reason::Malformed, detail));
+            }
+        }
+        for (stream, version) in batch.streams.iter().zip(versions) {
+            let kind = (stream.table, stream.class.clone(), version.unwrap_or(0));
+            if !self.state.admit(kind) {
+                let detail = format!("{stream}: too many tables and classes wait for a seal");
+                return Err(Refused::new(Reason::Overload, detail));
             }
         }
         Ok(())
@@ -168,10 +176,16 @@ impl Bookkeeper {
                 for (of, _) in statement.covered() {
                     self.note_holes(writer, of);
                 }
-                self.note_closed(writer);
+                if let StatementKind::Recovery(recovery) = &statement.kind {
+                    // The old epoch is silent with reason from now on.
+                    let now = clock::wall();
+                    let rows = gaps::end_silence(now, self.state.epoch(writer, recovery.old_epoch));
+                    self.outbox.extend(rows);
+                    self.note_holes(writer, recovery.old_epoch);
+                }
             }
             Verdict::Known => {}
-            Verdict::Conflict(kept) => self.note_conflict(statement, signed, kept),
+            Verdict::Conflict(kept) => self.keep_conflict(statement, signed, kept)?,
             Verdict::Wait(refused) => return Err(refused),
             Verdict::Flawed(refused, cause) => {
                 tracing::warn!(
@@ -188,7 +202,7 @@ impl Bookkeeper {
                 };
                 let state = self.state.epoch(writer, epoch);
                 let row = gaps::refuse(notice, state, statement.number, cause);
-                self.outbox.extend(row.map(OwnRow::gap));
+                self.outbox.extend(row);
                 return Err(refused);
             }
         }
@@ -197,11 +211,18 @@ impl Bookkeeper {
         Ok(self.acknowledged())
     }
 
-    fn note_conflict(&mut self, statement: &Statement, signed: &Signed, kept: Hash) {
+    /// Keeps a statement under a number that is taken. It is in no journal, so that it is synced in
+    /// the collector's own spool before it is acknowledged.
+    fn keep_conflict(
+        &mut self,
+        statement: &Statement,
+        signed: &Signed,
+        kept: Hash,
+    ) -> Result<(), Refused> {
         let other = statement_hash(&signed.bytes);
         let epoch = self.state.epoch(&statement.writer, statement.epoch);
-        if !epoch.others.insert(other) {
-            return;
+        if epoch.others.contains(&other) {
+            return Ok(());
         }
         tracing::error!(
             writer = statement.writer.as_str(),
@@ -209,7 +230,7 @@ impl Bookkeeper {
             number = statement.number,
             "two different statements under one number: both are kept"
         );
-        self.outbox.push(OwnRow::Conflict(Box::new(ConflictRow {
+        let row = ConflictRow {
             subject_writer: statement.writer.as_str().to_owned(),
             subject_epoch: statement.epoch.0,
             number: statement.number,
@@ -218,7 +239,14 @@ impl Bookkeeper {
             other_statement: signed.bytes.clone(),
             other_signature: signed.signature.clone(),
             detected_at: clock::wall(),
-        })));
+        };
+        if let Err(error) = self.own.conflict(&row) {
+            tracing::error!(%error, "the collector's own spool does not take a conflict");
+            let detail = "a statement in conflict cannot be kept now";
+            return Err(Refused::new(Reason::Overload, detail));
+        }
+        epoch.others.insert(other);
+        Ok(())
     }
 
     fn acknowledged(&self) -> Acknowledged {

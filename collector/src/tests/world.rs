@@ -173,6 +173,7 @@ impl World {
             stated: 0,
             number: 0,
             previous: None,
+            build: "test".to_owned(),
         }
     }
 
@@ -292,6 +293,7 @@ pub(super) struct TestWriter {
     stated: usize,
     pub(super) number: u64,
     pub(super) previous: Option<Hash>,
+    pub(super) build: String,
 }
 
 /// Status and JSON of an answer.
@@ -373,7 +375,7 @@ impl TestWriter {
             spool_bytes: 0,
             bundle_sha256: None,
             config_sha256: Hash::default(),
-            build: "test".to_owned(),
+            build: self.build.clone(),
             quarantined: Vec::new(),
         };
         let bytes = statement.encode();
