@@ -8,6 +8,7 @@ use std::time::Duration;
 use counterfoil_entry::id::Writer;
 use counterfoil_entry::{Hash, tree};
 use counterfoil_trust::SpiffeId;
+use counterfoil_trust::keys::public_from_hex;
 use serde::Deserialize;
 
 /// One proxy's settings, as written in its TOML file. Keys that are not listed here are refused.
@@ -42,7 +43,7 @@ pub struct Config {
     pub control: String,
     /// PEM certificates of the trust domain's roots, for the first contact with control.
     pub roots_file: PathBuf,
-    /// One-time token for the first SVID; not needed once `state_dir` holds one.
+    /// Token for the first SVID; not needed once `state_dir` holds one.
     pub join_token_file: Option<PathBuf>,
     /// Ed25519 public key that signs rights, 64 hex digits.
     pub governance_key: String,
@@ -234,8 +235,8 @@ impl Config {
             need(
                 key,
                 value,
-                public_key(value).is_some(),
-                "64 hexadecimal digits",
+                public_from_hex(value).is_ok(),
+                "an Ed25519 public key, 64 hexadecimal digits and not all zero",
             )?;
         }
         Ok(())
@@ -262,13 +263,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// The 32 bytes of a public key given as 64 hex digits.
-#[must_use]
-pub fn public_key(text: &str) -> Option<[u8; 32]> {
-    let mut key = [0; 32];
-    hex::decode_to_slice(text, &mut key).ok().map(|()| key)
 }
 
 fn need(
@@ -408,13 +402,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_hexadecimal_is_refused() {
-        let message = load(&text().replace(&"0f".repeat(32), "zz"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("governance_key = zz: must be 64 hexadecimal digits"),
-            "{message}"
-        );
+    fn what_is_no_public_key_is_refused() {
+        for key in ["zz".to_owned(), "00".repeat(32)] {
+            let message = load(&text().replace(&"0f".repeat(32), &key))
+                .unwrap_err()
+                .to_string();
+            let expected = format!("governance_key = {key}: must be an Ed25519 public key");
+            assert!(message.contains(&expected), "{message}");
+        }
     }
 }

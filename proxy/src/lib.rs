@@ -31,7 +31,7 @@ mod transport;
 mod waits;
 mod worker;
 
-pub use config::{Config, ConfigError, public_key};
+pub use config::{Config, ConfigError};
 pub use listen::ListenError;
 pub use policy::{Policy, PolicyCell, PolicyError};
 pub use proxy::{BUILD, Figures, Listeners, Proxy};

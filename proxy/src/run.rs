@@ -10,6 +10,7 @@ use counterfoil_spool::{
     Delivery, DeliveryConfig, DeliveryError, Ending, Gauges, Spool, SpoolConfig, SpoolError,
 };
 use counterfoil_trust::bundle::BundleKeys;
+use counterfoil_trust::keys::{KeyError, public_from_hex};
 use counterfoil_trust::{Identity, SpiffeId, SpiffeIdError};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -17,7 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Stage};
-use crate::config::{Config, public_key};
+use crate::config::Config;
 use crate::listen::{ListenError, bind};
 use crate::policy::PolicyCell;
 use crate::proxy::{BUILD, Figures, Listeners, Proxy};
@@ -38,6 +39,9 @@ pub enum RunError {
     /// An identity in the configuration is none.
     #[error("reading an identity of the configuration")]
     Identity(#[from] SpiffeIdError),
+    /// A key in the configuration is none.
+    #[error("reading a key of the configuration")]
+    Key(#[from] KeyError),
     /// There is no SVID, and control gives none.
     #[error("getting an SVID from control")]
     Join(#[from] JoinError),
@@ -148,16 +152,14 @@ fn pull(
     identity: &Identity,
     policy: &PolicyCell,
     spool: &Spool,
-) -> Result<Pull, SpiffeIdError> {
-    // the configuration was refused if these were no keys; all zero is no key and verifies nothing
-    let key = |text: &str| public_key(text).unwrap_or([0; 32]);
+) -> Result<Pull, RunError> {
     Ok(Pull {
         identity: identity.clone(),
         control: config.control.clone(),
         epoch: spool.epoch(),
         keys: BundleKeys {
-            governance: key(&config.governance_key),
-            control: key(&config.control_key),
+            governance: public_from_hex(&config.governance_key)?,
+            control: public_from_hex(&config.control_key)?,
         },
         audience: SpiffeId::parse(&config.spiffe_id)?,
         file: config.state_dir.join("bundle"),

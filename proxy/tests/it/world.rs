@@ -104,7 +104,7 @@ impl<'a> Setup<'a> {
     }
 
     fn config(&self, directory: &std::path::Path) -> Config {
-        let key = "00".repeat(32);
+        let key = "0f".repeat(32);
         let text = format!(
             "spiffe_id = \"{id}\"\ninstance = \"test\"\napp_address = \"{app}\"\n\
              outbound_listen = \"127.0.0.1:0\"\ninbound_listen = \"127.0.0.1:0\"\n\
