@@ -211,10 +211,14 @@ async fn forward_http1(
         Ok(response) => return Ok((response, Some(Kept::new(Arc::clone(app), lease.sender)))),
         // a kept connection can close under the request: when no byte went out, or when repeating
         // it changes nothing, it goes out once more on a new one
-        Err(mut unsent) => match unsent.take_message().or(spare) {
-            Some(again) if lease.dialled.is_none() => again,
-            _ => return Err(Failure::of_send(unsent.error(), None)),
-        },
+        Err(mut unsent) => {
+            // who has answered, however badly, has had the request
+            let spare = spare.filter(|_| !unsent.error().is_parse());
+            match unsent.take_message().or(spare) {
+                Some(again) if lease.dialled.is_none() => again,
+                _ => return Err(Failure::of_send(unsent.error(), None)),
+            }
+        }
     };
     let mut lease = app.lease_new().await?;
     call.note(|entry| relay::note_dialled(entry, lease.dialled));

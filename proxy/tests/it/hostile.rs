@@ -197,6 +197,30 @@ async fn an_application_that_switches_protocols_unasked_fails_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_was_answered_badly_is_not_sent_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answers = tokio::spawn(async move {
+        let mut raw = Raw(listener.accept().await.unwrap().0);
+        raw.read_to("\r\n\r\n").await;
+        raw.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await;
+        raw.read_to("\r\n\r\n").await;
+        raw.send("what is it?\r\n\r\n").await;
+        listener.accept().await.unwrap();
+    });
+    let world = World::start(address);
+    assert!(world.get("/carts/1").await.ends_with("ok"));
+    let answer = world.get("/carts/1").await;
+    assert!(
+        answer.contains("x-counterfoil-reason: upstream_protocol\r\n"),
+        "{answer}"
+    );
+    assert!(!answers.is_finished(), "it was asked once more");
+    wait_for(&world.cart.books(), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_at_the_same_time_all_find_the_instance_that_is_up() {
     let app = app::start(|_| Box::pin(async { Response::new(full("ok")) })).await;
     let ca = crate::ca::Ca::new();
