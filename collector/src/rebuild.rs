@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use counterfoil_columns::DataDirectory;
+use counterfoil_columns::directory::sync_directory;
 use counterfoil_columns::journal::{
     self, Frames, JournalError, JournalFrame, Located, MAGIC, Records, file_path,
 };
@@ -35,7 +36,9 @@ pub(crate) enum RebuildError {
     Segment(#[from] SegmentError),
     #[error("reading the journal")]
     Journal(#[from] JournalError),
-    #[error("{path}: {why}; move the file away only if you can do without what it holds")]
+    #[error(
+        "{path}: {why}; put an empty file in its place only if you can do without what it held"
+    )]
     Damaged { path: PathBuf, why: String },
 }
 
@@ -67,20 +70,25 @@ pub(crate) fn rebuild(data: &DataDirectory, log: &Log) -> Result<Rebuilt, Rebuil
         .map_or(1, |last| last + 1)
         .max(log.journal_file())
         .max(1);
-    let mut is_first = true;
-    for number in numbers {
-        if number < log.journal_file() {
-            continue;
-        }
+    let numbers: Vec<u64> = numbers
+        .into_iter()
+        .filter(|number| *number >= log.journal_file())
+        .collect();
+    check_numbers(&directory, log.journal_file(), &numbers)?;
+    for (at, number) in numbers.iter().copied().enumerate() {
         let path = file_path(&directory, number);
-        replay(&path, number, is_first, &mut state, &mut gaps)?;
+        let span = Span {
+            number,
+            is_first: at == 0,
+            is_last: at + 1 == numbers.len(),
+        };
+        replay(&path, span, &mut state, &mut gaps)?;
         let file = File::open(&path).map_err(|source| JournalError::Io {
             doing: "opening",
             path,
             source,
         })?;
         files.insert(number, Arc::new(file));
-        is_first = false;
     }
     crate::journal::trim(&directory, log.journal_file())?;
     for gap in gaps.into_values().filter(|gap| gap.closed_at.is_none()) {
@@ -216,44 +224,87 @@ fn conflict_of(record: &[u8]) -> Option<(Writer, Epoch, Hash)> {
     ))
 }
 
-fn replay(
-    path: &Path,
+/// Checks that no journal file is missing between the last manifest and the newest one.
+fn check_numbers(directory: &Path, first: u64, numbers: &[u64]) -> Result<(), RebuildError> {
+    if numbers.is_empty() && first > 0 {
+        tracing::error!(
+            directory = %directory.display(),
+            "the journal is not there: what was acknowledged after the last manifest is lost"
+        );
+    }
+    match (first.max(1)..).zip(numbers).find(|(due, is)| due != *is) {
+        None => Ok(()),
+        Some((due, _)) => Err(RebuildError::Damaged {
+            path: file_path(directory, due),
+            why: "it is missing, and a later journal file is there".to_owned(),
+        }),
+    }
+}
+
+/// One file among those that are read.
+#[derive(Debug, Clone, Copy)]
+struct Span {
     number: u64,
     is_first: bool,
-    state: &mut State,
-    gaps: &mut Gaps,
-) -> Result<(), RebuildError> {
+    is_last: bool,
+}
+
+fn replay(path: &Path, span: Span, state: &mut State, gaps: &mut Gaps) -> Result<(), RebuildError> {
     let bytes = journal::read(path)?;
+    let damaged = |why: String| RebuildError::Damaged {
+        path: path.to_owned(),
+        why,
+    };
     if !bytes.starts_with(MAGIC) && !MAGIC.starts_with(&bytes) {
-        let why = "it does not begin as a journal file".to_owned();
-        return Err(RebuildError::Damaged {
-            path: path.to_owned(),
-            why,
-        });
+        return Err(damaged("it does not begin as a journal file".to_owned()));
     }
     let mut end = 0;
     for located in Frames::new(&bytes) {
         let located = located?;
         end = located.end;
-        if located.carried && !is_first {
+        if located.carried && !span.is_first {
             continue;
         }
-        replay_frame(&located, number, state, gaps).map_err(|why| RebuildError::Damaged {
-            path: path.to_owned(),
-            why,
-        })?;
+        replay_frame(&located, span.number, state, gaps).map_err(damaged)?;
     }
     let whole = end.max(u64::try_from(MAGIC.len().min(bytes.len())).unwrap_or(0));
-    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if whole < size {
-        tracing::warn!(
-            file = %path.display(),
-            cut_bytes = size - whole,
-            "cut a torn tail off the journal: nothing in it was acknowledged"
-        );
-        cut(path, whole)?;
+    let tail = usize::try_from(whole).ok().and_then(|at| bytes.get(at..));
+    let tail = tail.unwrap_or_default();
+    if tail.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    // A file is synced whole before the next one begins.
+    if !span.is_last {
+        return Err(damaged(format!("it is damaged behind byte {whole}")));
+    }
+    cut_tail(path, whole, tail)
+}
+
+/// Cuts off what follows the last whole frame of the newest file. Usually a write was torn, of which
+/// nothing was acknowledged. Where whole frames follow, the disk is damaged: those are kept aside.
+fn cut_tail(path: &Path, whole: u64, tail: &[u8]) -> Result<(), RebuildError> {
+    let (file, cut_bytes) = (path.display(), tail.len());
+    if journal::has_frame(tail) {
+        let aside = path.with_extension(format!("damaged-{whole}"));
+        keep(&aside, tail).map_err(|source| JournalError::Io {
+            doing: "keeping the damaged tail of",
+            path: path.to_owned(),
+            source,
+        })?;
+        tracing::error!(
+            %file, cut_bytes, aside = %aside.display(),
+            "the journal is damaged in the middle: what followed may have been acknowledged, and is kept aside"
+        );
+    } else {
+        tracing::warn!(%file, cut_bytes, "cut a torn tail off the journal: it was not acknowledged");
+    }
+    Ok(cut(path, whole)?)
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::write(path, bytes)?;
+    File::open(path)?.sync_all()?;
+    sync_directory(path.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 fn replay_frame(

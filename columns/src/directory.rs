@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Version of the data directory that this build reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -98,18 +99,10 @@ impl DataDirectory {
             path: path.to_owned(),
             source,
         };
-        fs::create_dir_all(&root).map_err(|source| io("making", &root, source))?;
+        create_directory(&root).map_err(|source| io("making", &root, source))?;
         let path = root.join("format");
-        match fs::File::create_new(&path) {
-            Ok(mut file) => {
-                let line = format!("counterfoil-data {FORMAT_VERSION}\n");
-                file.write_all(line.as_bytes())
-                    .and_then(|()| file.sync_all())
-                    .and_then(|()| sync_directory(&root))
-                    .map_err(|source| io("writing", &path, source))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(io("making", &path, source)),
+        if !path.exists() {
+            write_format(&root, &path).map_err(|source| io("writing", &path, source))?;
         }
         Self::open(root)
     }
@@ -161,6 +154,43 @@ pub fn origin_slug(origin: &str) -> String {
         .collect()
 }
 
+/// Writes the file `format`; it has its name only when it is whole, for other processes start too.
+fn write_format(root: &Path, path: &Path) -> io::Result<()> {
+    static STAGED: AtomicU64 = AtomicU64::new(0);
+    let own = STAGED.fetch_add(1, Ordering::Relaxed);
+    let staged = root.join(format!("format.{}.{own}", std::process::id()));
+    let mut file = fs::File::create(&staged)?;
+    file.write_all(format!("counterfoil-data {FORMAT_VERSION}\n").as_bytes())?;
+    file.sync_all()?;
+    match fs::hard_link(&staged, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::remove_file(&staged)?;
+    sync_directory(root)
+}
+
+/// Makes `directory` and those above it as needed; each new name is durable.
+///
+/// # Errors
+/// What the file system says.
+pub fn create_directory(directory: &Path) -> io::Result<()> {
+    let Some(parent) = directory.parent().filter(|_| !directory.is_dir()) else {
+        return Ok(());
+    };
+    // The parent of a plain name is the working directory.
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    create_directory(parent)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_directory(parent),
+    }
+}
+
 /// Makes the names in `directory` durable.
 ///
 /// # Errors
@@ -181,6 +211,21 @@ mod tests {
         let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("has version 2"), "{error}");
         assert!(DataDirectory::create(folder.path()).is_err());
+    }
+
+    #[test]
+    fn processes_that_start_together_never_see_half_a_format_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..100 {
+            let root = folder.path().join(format!("a/{round}"));
+            let one = || DataDirectory::create(&root).map(drop);
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+                threads.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert!(made.iter().all(Result::is_ok), "{made:?}");
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+        }
     }
 
     #[test]

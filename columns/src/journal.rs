@@ -197,6 +197,22 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
+/// Whether anything in `tail`, which begins where whole frames ended, is a whole frame again: then it
+/// is no torn write, but damage.
+#[must_use]
+pub fn has_frame(tail: &[u8]) -> bool {
+    let is_frame = |at: usize| {
+        let rest = tail.get(at..).unwrap_or_default();
+        // The type is looked at first, for a checksum costs time.
+        let kind = rest.get(8).copied().unwrap_or_default();
+        (BATCH..=STATEMENT + CARRIED).contains(&kind)
+            && FrameReader::new(rest)
+                .next()
+                .is_some_and(|frame| decode(wide(frame.end), frame.kind, frame.payload).is_some())
+    };
+    (1..tail.len()).any(is_frame)
+}
+
 /// Numbers of the journal files in `directory`, ascending; none when there is no such directory.
 ///
 /// # Errors
@@ -406,6 +422,13 @@ mod tests {
         let at = usize::try_from(ends[1]).unwrap() - 1;
         damaged[at] ^= 1;
         assert_eq!(Frames::new(&damaged).count(), 1);
+        let tail = |bytes: &[u8], from: u64| has_frame(&bytes[usize::try_from(from).unwrap()..]);
+        assert!(tail(&damaged, ends[0]), "a whole frame follows");
+        assert!(
+            !tail(&damaged[..damaged.len() - 1], ends[0]),
+            "torn as well"
+        );
+        assert!(!tail(&damaged, ends[2]));
     }
 
     #[test]

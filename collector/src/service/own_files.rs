@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use counterfoil_columns::directory::{create_directory, sync_directory};
 use counterfoil_ledger::note::LogKey;
 use counterfoil_spool::join::IdentityConfig;
 use counterfoil_trust::SpiffeId;
@@ -32,7 +33,8 @@ pub(super) fn lock(directory: &Path) -> Result<File, CollectorError> {
         path: path.clone(),
         source,
     };
-    fs::create_dir_all(directory).map_err(|source| error("making the folder of", source))?;
+    // The journal's files are only as durable as the names of the folders above them.
+    create_directory(directory).map_err(|source| error("making the folder of", source))?;
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -70,19 +72,24 @@ pub(super) fn log_key(config: &CollectorConfig) -> Result<LogKey, CollectorError
         .to_pem()
         .map_err(|source| error("making the log key", io::Error::other(source)))?;
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    let written = fs::create_dir_all(folder)
+    // Under its name stands a whole key or none: a start that was killed here leaves no half one.
+    let staged = path.with_extension("new");
+    let written = create_directory(folder)
         .and_then(|()| {
             File::options()
                 .write(true)
-                .create_new(true)
+                .create(true)
+                .truncate(true)
                 .mode(0o600)
-                .open(&path)
+                .open(&staged)
         })
         .and_then(|mut file| {
             file.write_all(pem.as_bytes())
                 .and_then(|()| file.sync_all())
         })
-        .and_then(|()| counterfoil_columns::directory::sync_directory(folder));
+        .and_then(|()| fs::hard_link(&staged, &path))
+        .and_then(|()| fs::remove_file(&staged))
+        .and_then(|()| sync_directory(folder));
     written.map_err(|source| error("writing the log key", source))?;
     Ok(key)
 }

@@ -10,7 +10,8 @@ use counterfoil_entry::table::TableId;
 use counterfoil_ledger::log::{Genesis, Log, read_checkpoint};
 use counterfoil_ledger::note::LogKey;
 
-use super::world::{ORIGIN, SHOP, TestWriter, World, eventually};
+use super::world::{COLLECTOR, ORIGIN, SHOP, TestWriter, World, eventually};
+use crate::Prepared;
 use crate::journal::Journal;
 use crate::rebuild::{Rebuilt, rebuild};
 use crate::seal::{SealJob, Sealer};
@@ -45,6 +46,24 @@ async fn killed(world: &World) -> TestWriter {
     assert_eq!(shop.send(&collector, 10..12).await.0, 200);
     collector.kill().await;
     shop
+}
+
+/// What the next start of a collector says to books and journal.
+async fn recovered(world: &World) -> Result<(), String> {
+    let refused = |error: &dyn std::error::Error| {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        text
+    };
+    let prepared = Prepared::open(world.config()).await.unwrap();
+    match prepared.start(world.identity(COLLECTOR)).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused(&error)),
+    }
 }
 
 /// What the next start of a collector does before it serves, step by step.
@@ -285,4 +304,44 @@ async fn statements_and_streams_are_known_after_a_restart_from_the_books_alone()
         "the announcement is sealed once"
     );
     assert!(world.verify().is_proved());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_middle_of_the_journal_is_kept_aside_and_shows_as_gaps() {
+    let world = World::new();
+    let mut shop = killed(&world).await;
+    let directory = world.data().journal(ORIGIN);
+    drop(taken_over(&world).await);
+    let numbers = journal::files(&directory).unwrap();
+    let [first, second] = numbers[..] else {
+        panic!("{numbers:?}")
+    };
+    let path = file_path(&directory, first);
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    // It was synced whole before the next file began.
+    let refused = recovered(&world).await.unwrap_err();
+    assert!(refused.contains("is damaged behind byte"), "{refused}");
+    fs::rename(&path, directory.join("away")).unwrap();
+    let refused = recovered(&world).await.unwrap_err();
+    assert!(refused.contains("it is missing"), "{refused}");
+    fs::rename(directory.join("away"), &path).unwrap();
+    fs::remove_file(file_path(&directory, second)).unwrap();
+    // In the newest file what cannot be read is cut, and kept.
+    let collector = world.collector().await;
+    let aside = fs::read_dir(&directory).unwrap().find_map(|item| {
+        let path = item.unwrap().path();
+        path.to_string_lossy().contains(".damaged-").then_some(path)
+    });
+    let aside = fs::read(aside.expect("it is kept aside")).unwrap();
+    assert!(bytes.ends_with(&aside) && aside.len() > 100);
+    shop.hello(&collector).await;
+    let last = shop.records.len();
+    shop.write(1);
+    assert_eq!(shop.send(&collector, last..last + 1).await.0, 200);
+    eventually("what is lost is a gap", || !world.gaps().is_empty()).await;
+    collector.stop().await;
 }
