@@ -64,11 +64,12 @@ pub(crate) struct Courier {
 enum Trouble {
     #[error("{0}")]
     Client(#[from] ClientError),
-    #[error("the collector refuses {path}: {reason}: {detail}")]
+    #[error("the collector refuses {path}{}: {reason}: {detail}", if *permanent { " for good" } else { "" })]
     Refused {
         path: &'static str,
         reason: String,
         detail: String,
+        permanent: bool,
     },
     #[error("the collector's answer is not understood: status {0}")]
     Answer(StatusCode),
@@ -183,18 +184,46 @@ impl Courier {
         self.greeting.send_replace(Some(greeting));
         self.stats.set_connected(true);
         while let Some(old) = self.old.iter().find(|old| !old.is_sent).cloned() {
-            self.hello(&mut connection, &old.sender).await?;
-            if let Round::Renewed = self.deliver(&mut connection, &old.sender, shown).await? {
-                return Ok(Round::Renewed);
+            match self.deliver_old(&mut connection, &old, shown).await {
+                Ok(Round::Renewed) => return Ok(Round::Renewed),
+                Ok(Round::Done) => {}
+                // It stays on the disk, and must not keep the current epoch from its way.
+                Err(trouble) if trouble.is_permanent() => {
+                    self.stats.count_quarantined();
+                    tracing::error!(epoch = %old.epoch, error = %trouble, "an earlier epoch cannot be delivered");
+                    self.mark_sent(old.epoch);
+                    continue;
+                }
+                Err(trouble) => return Err(trouble),
             }
-            if let Some(known) = self.old.iter_mut().find(|known| known.epoch == old.epoch) {
-                known.is_sent = true;
-            }
+            self.mark_sent(old.epoch);
             if on(&old.sender, |sender| sender.has_final()).await? {
                 self.finish_old(old.epoch).await?;
             }
         }
         self.deliver(&mut connection, &current, shown).await
+    }
+
+    /// Delivers what an old epoch left behind. Its entries may come without its announcement: the
+    /// recovery proves them.
+    async fn deliver_old(
+        &mut self,
+        connection: &mut Connection,
+        old: &Old,
+        shown: Hash,
+    ) -> Result<Round, Trouble> {
+        match self.hello(connection, &old.sender).await {
+            Err(trouble) if trouble.is_permanent() => {
+                tracing::error!(epoch = %old.epoch, error = %trouble, "an earlier epoch is not announced");
+            }
+            greeted => _ = greeted?,
+        }
+        self.deliver(connection, &old.sender, shown).await
+    }
+
+    fn mark_sent(&mut self, epoch: Epoch) {
+        let old = self.old.iter_mut().find(|old| old.epoch == epoch);
+        old.into_iter().for_each(|old| old.is_sent = true);
     }
 
     /// Announces an epoch, and skips what the collector has of it.
@@ -417,11 +446,22 @@ impl Courier {
 }
 
 impl Trouble {
+    const fn is_permanent(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                permanent: true,
+                ..
+            }
+        )
+    }
+
     fn refused(path: &'static str, refusal: Refusal) -> Self {
         Self::Refused {
             path,
             reason: refusal.reason,
             detail: refusal.detail,
+            permanent: refusal.permanent,
         }
     }
 }

@@ -86,6 +86,24 @@ pub(crate) fn epochs(root: &Path) -> io::Result<Vec<(Epoch, PathBuf)>> {
     Ok(found)
 }
 
+/// Makes `path` and the directories above it as needed; each new name survives a power loss.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent().filter(|_| !path.is_dir()) else {
+        return Ok(());
+    };
+    // The parent of a plain name is the working directory.
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    create_directory(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_directory(parent),
+    }
+}
+
 /// Makes new names in `path` survive a power loss.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

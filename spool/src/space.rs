@@ -1,7 +1,6 @@
 //! The spool of one process: its epoch's directory, its streams and their bounds.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +10,7 @@ use counterfoil_entry::id::{Epoch, Stream, Writer};
 use counterfoil_entry::statement::{AuditKey, Dropped};
 use counterfoil_entry::{Hash, clock};
 
-use crate::directory::{EpochDirectory, epochs, sync_directory};
+use crate::directory::{EpochDirectory, create_directory, epochs, sync_directory};
 use crate::gauges::Gauges;
 use crate::lane::{AppendError, Lane};
 use crate::lock;
@@ -121,7 +120,7 @@ impl Spool {
 }
 
 fn open(config: SpoolConfig, root: &Path) -> io::Result<(Space, StateFile, Vec<OldEpoch>)> {
-    fs::create_dir_all(root)?;
+    create_directory(root)?;
     let known = epochs(root)?;
     let gauges = Arc::new(Gauges::default());
     let now = u64::try_from(clock::wall().as_ns()).unwrap_or_default();

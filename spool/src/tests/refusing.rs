@@ -1,5 +1,6 @@
 //! What the collector says no to.
 
+use counterfoil_entry::announcement::Announcement;
 use counterfoil_entry::frame::records;
 use counterfoil_entry::record::RecordView;
 use counterfoil_entry::statement::{Signed, Statement};
@@ -126,4 +127,54 @@ async fn a_collector_that_forgot_the_epoch_is_told_again() {
     until("the entries", || world.receiver.entries(epoch) == 3).await;
     assert_eq!(running.end().await, Ending::Acknowledged);
     world.receiver.assert_sound(epoch);
+}
+
+#[tokio::test]
+async fn an_old_epoch_that_is_refused_for_good_does_not_hold_the_current_one_back() {
+    let world = World::new().await;
+    let spool = world.spool();
+    let old = spool.epoch().0;
+    append_n(&mut spool.lane(0), "sox_7y", 7);
+    let delivery = world.delivery(&spool);
+    drop((delivery, spool));
+    world.receiver.refuse(move |path, body| {
+        let is_old = path == "/v1/hello" && {
+            let signed = Signed::from_wire(body).unwrap();
+            Announcement::decode(&signed.bytes).unwrap().epoch.0 == old
+        };
+        is_old.then_some((400, "signature", true))
+    });
+    let spool = world.spool();
+    let epoch = spool.epoch().0;
+    let running = world.deliver(&spool);
+    append_n(&mut spool.lane(0), "sox_7y", 3);
+    until("the entries", || world.receiver.entries(epoch) == 3).await;
+    assert_eq!(running.end().await, Ending::Kept);
+    assert!(world.receiver.books(|books| books.epochs[&epoch].is_closed));
+    let left = world.left();
+    assert!(left.contains(&old.to_string()), "{left:?}");
+}
+
+#[test]
+fn what_could_not_be_synced_is_tried_again() {
+    let root = tempfile::tempdir().unwrap();
+    let config = crate::SpoolConfig {
+        directory: root.path().to_owned(),
+        writer: World::writer(),
+        size_max: 1 << 20,
+        build: String::new(),
+        config_sha256: counterfoil_entry::Hash::default(),
+    };
+    let spool = crate::Spool::open(config).unwrap();
+    let mut lane = spool.lane(0);
+    append_n(&mut lane, "sox_7y", 1);
+    let (path, away) = (spool.space().path().to_owned(), root.path().join("away"));
+    std::fs::rename(&path, &away).unwrap();
+    assert!(lane.sync().is_err());
+    assert!(
+        lane.sync().is_err(),
+        "the new file's name is still not synced"
+    );
+    std::fs::rename(&away, &path).unwrap();
+    lane.sync().unwrap();
 }
