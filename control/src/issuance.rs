@@ -1,6 +1,6 @@
 //! The table `issuance`: every SVID issued and every epoch seen, written before anybody is answered.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use counterfoil_entry::id::RetentionClass;
@@ -38,7 +38,8 @@ impl Method {
 pub(crate) struct Issuance {
     lane: Lane,
     class: RetentionClass,
-    epochs: HashMap<SpiffeId, BTreeSet<u64>>,
+    /// The last ones seen, in the order in which they were seen.
+    epochs: HashMap<SpiffeId, VecDeque<u64>>,
 }
 
 impl Issuance {
@@ -102,9 +103,9 @@ impl Issuance {
             peer_address: Some(peer.ip().to_string()),
         })?;
         let epochs = self.epochs.entry(spiffe_id.clone()).or_default();
-        epochs.insert(epoch);
+        epochs.push_back(epoch);
         if epochs.len() > EPOCHS_REMEMBERED {
-            epochs.pop_first();
+            epochs.pop_front();
         }
         Ok(())
     }
@@ -115,5 +116,40 @@ impl Issuance {
                 row.encode(header, out)
             })
             .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use counterfoil_entry::id::Writer;
+    use counterfoil_entry::{Hash, clock};
+    use counterfoil_spool::{Spool, SpoolConfig};
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_written_once_also_after_a_clock_went_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(SpoolConfig {
+            directory: directory.path().to_owned(),
+            writer: Writer::parse("spiffe://bank.test/counterfoil/control#a").unwrap(),
+            size_max: 16 << 20,
+            build: "test".to_owned(),
+            config_sha256: Hash([0; 32]),
+        })
+        .unwrap();
+        let mut issuance = Issuance::new(spool.lane(0));
+        let who = SpiffeId::parse("spiffe://bank.test/workload/cart").unwrap();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let epochs = u64::try_from(EPOCHS_REMEMBERED).unwrap();
+        for epoch in (0..=epochs).rev() {
+            issuance.seen(&who, epoch, peer, clock::wall()).unwrap();
+        }
+        let remembered = &issuance.epochs[&who];
+        assert!(
+            remembered.contains(&0),
+            "it would be written with every poll"
+        );
+        assert_eq!(remembered.len(), EPOCHS_REMEMBERED);
     }
 }
