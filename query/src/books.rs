@@ -305,7 +305,8 @@ fn pause() {
     std::thread::sleep(PAUSE);
 }
 
-/// The journal files to read, ascending and without holes; `None` when the first is already trimmed.
+/// The journal files to read, ascending and without holes; `None` when the first is not there. A copy
+/// of the books alone has no journal at all.
 fn journal_files(folder: &Path, first: Option<u64>) -> Result<Option<Vec<u64>>, BooksError> {
     let mut files = journal::files(folder).map_err(TailError::from)?;
     let Some(first) = first else {
@@ -313,6 +314,9 @@ fn journal_files(folder: &Path, first: Option<u64>) -> Result<Option<Vec<u64>>, 
         return Ok(Some(files));
     };
     files.retain(|number| *number >= first);
+    if files.is_empty() && folder.exists() {
+        return Ok(None);
+    }
     let whole = files
         .iter()
         .zip(first..)

@@ -165,7 +165,7 @@ impl SchemaProvider for Public {
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         let world = &self.world;
         if let Some(id) = TABLES.iter().find(|id| id.name() == name) {
-            let raw = Arc::new(RawTable::new(&world.snapshot, *id));
+            let raw = Arc::new(RawTable::new(&world.snapshot, *id)?);
             return Ok(Some(Arc::new(PublicTable::new(raw))));
         }
         if LISTED.contains(&name) {
@@ -208,7 +208,8 @@ impl SchemaProvider for Raw {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         let id = TABLES.iter().find(|id| id.name() == name);
-        Ok(id.map(|id| Arc::new(RawTable::new(&self.snapshot, *id)) as Arc<dyn TableProvider>))
+        id.map(|id| Ok(Arc::new(RawTable::new(&self.snapshot, *id)?) as Arc<dyn TableProvider>))
+            .transpose()
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -42,8 +42,10 @@ struct SegmentFile {
 
 impl RawTable {
     /// The table `id` of `snapshot`.
-    #[must_use]
-    pub fn new(snapshot: &Snapshot, id: TableId) -> Self {
+    ///
+    /// # Errors
+    /// When unsealed rows do not fit the schema: none is ever left out.
+    pub fn new(snapshot: &Snapshot, id: TableId) -> Result<Self> {
         let schema = schema(id);
         let files = snapshot
             .segments(id)
@@ -60,15 +62,13 @@ impl RawTable {
         let tail = snapshot
             .tail(id)
             .into_iter()
-            .filter_map(|batch| {
-                RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()).ok()
-            })
-            .collect();
-        Self {
+            .map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
             schema,
             files,
             tail,
-        }
+        })
     }
 
     fn files_exec(

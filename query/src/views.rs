@@ -318,10 +318,12 @@ ORDER BY objective, service, threshold_ns"
 
 /// What each stream must hold and what it holds.
 ///
-/// `due`: sequence numbers from the first to the last one that the window's statements (and the
-/// recovery of a dead epoch) account for; `present`: how many of those are in the books; `missing`:
-/// the rest; `unstated`: entries above them, which no statement covers yet. `dropped`: declared by
-/// the writer before a number was given. The window chooses statements by their time.
+/// `due`: sequence numbers up to the last one that the window's statements (and the recovery of a
+/// dead epoch) account for, from their first one, or from 0 when the window has no begin; `present`:
+/// how many of those are in the books; `missing`: the rest; `unstated`: entries that no statement
+/// covers yet, in the window or after it. `dropped`: declared by the writer before a number was
+/// given. The window chooses statements by their time. An epoch of which nothing but an open gap is
+/// known has one row, whose `stream` is the gap's, or empty.
 fn completeness(window: Window) -> String {
     let chosen = within(Some(window), "time");
     let before = window.from.map_or_else(
@@ -338,7 +340,13 @@ fn completeness(window: Window) -> String {
             format!("SELECT writer, CAST(epoch AS BIGINT) AS epoch, stream, CAST(seq AS BIGINT) AS seq FROM raw.{table}")
         })
         .collect();
+    // A stream begins with 0: what was lost before its first known statement is missing.
+    let low = match window.from {
+        None => "CAST(0 AS BIGINT)",
+        Some(_) => "min(CASE WHEN chosen THEN r['first_seq'] END)",
+    };
     COMPLETENESS
+        .replace("%low%", low)
         .replace("%chosen%", &chosen)
         .replace("%before%", &before)
         .replace("%upto%", &upto)
@@ -352,10 +360,10 @@ WITH said AS (
     arrow_cast(time, 'Timestamp(Microsecond, Some(\"UTC\"))') AS time, statement
   FROM raw.statements WHERE kind <> 'announcement'
 ), exploded AS (
-  SELECT writer, epoch, unnest(statement_ranges(statement)) AS r FROM said WHERE %chosen%
+  SELECT writer, epoch, %chosen% AS chosen, unnest(statement_ranges(statement)) AS r FROM said
 ), stated AS (
-  SELECT writer, coalesce(r['epoch'], epoch) AS epoch, r['stream'] AS stream,
-    min(r['first_seq']) AS low, max(r['until_seq']) AS high
+  SELECT writer, coalesce(r['epoch'], epoch) AS epoch, r['stream'] AS stream, %low% AS low,
+    max(CASE WHEN chosen THEN r['until_seq'] END) AS high, max(r['until_seq']) AS last
   FROM exploded GROUP BY writer, coalesce(r['epoch'], epoch), r['stream']
 ), declared AS (
   SELECT writer, epoch, d['stream'] AS stream, d['reason'] AS reason,
@@ -370,14 +378,26 @@ WITH said AS (
   %present%
 ), held AS (
   SELECT writer, epoch, stream, max(seq) AS last_seq FROM rows GROUP BY writer, epoch, stream
-), streams AS (
+), revisions AS (
+  SELECT gap_id, subject_writer AS writer, CAST(subject_epoch AS BIGINT) AS epoch,
+    subject_stream AS stream, closed_at,
+    row_number() OVER (PARTITION BY gap_id ORDER BY revision DESC) AS place
+  FROM raw.gaps
+), open_revisions AS (
+  SELECT gap_id, writer, epoch, stream FROM revisions WHERE place = 1 AND closed_at IS NULL
+), known AS (
   SELECT writer, epoch, stream FROM stated
   UNION SELECT writer, epoch, stream FROM held
   UNION SELECT writer, epoch, stream FROM dropped
+  UNION SELECT writer, epoch, stream FROM open_revisions WHERE stream IS NOT NULL
+), streams AS (
+  SELECT writer, epoch, stream FROM known
+  UNION SELECT g.writer, g.epoch, '' FROM open_revisions g
+  LEFT ANTI JOIN known k ON g.writer = k.writer AND g.epoch = k.epoch
 ), counted AS (
   SELECT k.writer, k.epoch, k.stream,
     count(CASE WHEN r.seq >= s.low AND r.seq < s.high THEN 1 END) AS present,
-    count(CASE WHEN s.high IS NULL OR r.seq >= s.high THEN r.seq END) AS unstated
+    count(CASE WHEN s.last IS NULL OR r.seq >= s.last THEN r.seq END) AS unstated
   FROM streams k
   LEFT JOIN stated s ON k.writer = s.writer AND k.epoch = s.epoch AND k.stream = s.stream
   LEFT JOIN rows r ON k.writer = r.writer AND k.epoch = r.epoch AND k.stream = r.stream
@@ -388,16 +408,10 @@ WITH said AS (
   FROM said GROUP BY writer, epoch
 ), recovered AS (
   SELECT DISTINCT writer, statement_old_epoch(statement) AS epoch FROM said WHERE kind = 'recovery'
-), revisions AS (
-  SELECT gap_id, subject_writer AS writer, CAST(subject_epoch AS BIGINT) AS epoch,
-    subject_stream AS stream, closed_at,
-    row_number() OVER (PARTITION BY gap_id ORDER BY revision DESC) AS place
-  FROM raw.gaps
 ), open_gaps AS (
   SELECT k.writer, k.epoch, k.stream, count(g.gap_id) AS gaps
-  FROM streams k JOIN revisions g ON k.writer = g.writer AND k.epoch = g.epoch
+  FROM streams k JOIN open_revisions g ON k.writer = g.writer AND k.epoch = g.epoch
     AND (g.stream IS NULL OR g.stream = k.stream)
-  WHERE g.place = 1 AND g.closed_at IS NULL
   GROUP BY k.writer, k.epoch, k.stream
 )
 SELECT k.writer, k.epoch, k.stream,

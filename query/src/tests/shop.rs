@@ -13,9 +13,9 @@ use counterfoil_entry::entry::Entry;
 use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Epoch, RetentionClass, SpanId, Stream, TraceId, Writer};
 use counterfoil_entry::record::HeaderRef;
-use counterfoil_entry::rows::{StatementRow, Trust};
+use counterfoil_entry::rows::{GapRow, StatementRow, Trust};
 use counterfoil_entry::statement::{
-    AuditKey, Dropped, Signed, Statement, StatementKind, StreamRange,
+    AuditKey, Dropped, Recovery, Signed, Statement, StatementKind, StreamRange,
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::word::{Decision, Kind, Outcome, Side};
@@ -50,6 +50,7 @@ pub(super) struct Shop {
     statements: Vec<Vec<u8>>,
     announcements: Vec<Vec<u8>>,
     spans: u64,
+    gaps: u64,
     /// When the last call ended.
     pub(super) now: Time,
 }
@@ -78,6 +79,7 @@ impl Shop {
             statements: Vec::new(),
             announcements: Vec::new(),
             spans: 0,
+            gaps: 0,
             now,
         };
         shop.append(journal::MAGIC);
@@ -156,6 +158,78 @@ impl Shop {
         push_batch(&mut frame, false, self.now, &batch);
         self.append(&frame);
         self.entries.push(record);
+    }
+
+    /// The next epoch of `proxy`, after it ended without a final statement.
+    pub(super) fn restart(&mut self, proxy: &Proxy) -> Proxy {
+        Proxy {
+            writer: proxy.writer.clone(),
+            epoch: Epoch(proxy.epoch.0 + 1),
+            key: AuditKey::generate().unwrap(),
+            seq: 0,
+            stated: 0,
+            number: 0,
+        }
+    }
+
+    /// What `proxy` wrote and did not state, as the recovery of a later epoch says it.
+    pub(super) fn tail_of(&self, proxy: &Proxy) -> StatementKind {
+        let class = RetentionClass::parse(CLASS).unwrap();
+        StatementKind::Recovery(Recovery {
+            old_epoch: proxy.epoch,
+            last: proxy
+                .number
+                .checked_sub(1)
+                .map(|number| (number, Hash::default())),
+            tail: vec![StreamRange {
+                stream: Stream::new(TableId::Entries, class, 0),
+                first_seq: proxy.stated,
+                count: proxy.seq - proxy.stated,
+                root: Hash::default(),
+            }],
+        })
+    }
+
+    /// An entry of `proxy` that never arrived.
+    pub(super) fn lose(&self, proxy: &mut Proxy) {
+        proxy.seq += 1;
+    }
+
+    /// Revision `revision` of a gap in what the proxy `name` wrote in `epoch`.
+    pub(super) fn gap(&mut self, name: &str, epoch: u64, stream: Option<&str>, revision: u64) {
+        let header = HeaderRef {
+            writer: "spiffe://shop.test/counterfoil/collector#1",
+            epoch: Epoch(1),
+            stream: "gaps/permanent/0",
+            seq: self.gaps,
+        };
+        self.gaps += 1;
+        let row = GapRow {
+            gap_id: format!("{name}-{epoch}"),
+            revision,
+            subject_writer: format!("spiffe://shop.test/workload/{name}#1"),
+            subject_epoch: epoch,
+            subject_stream: stream.map(ToOwned::to_owned),
+            from_seq: stream.map(|_| 0),
+            until_seq: stream.map(|_| 1),
+            from_statement: None,
+            until_statement: None,
+            not_before: None,
+            not_after: None,
+            cause: "silence".to_owned(),
+            detected_by: "silence".to_owned(),
+            opened_at: self.now,
+            closed_at: (revision > 1).then_some(self.now),
+            explanation: None,
+            ticket: None,
+        };
+        let mut record = Vec::new();
+        row.encode(&header, &mut record);
+        let mut batch = Vec::new();
+        push_record(&mut batch, &record);
+        let mut frame = Vec::new();
+        push_batch(&mut frame, false, self.now, &batch);
+        self.append(&frame);
     }
 
     /// Both halves of a call between two proxies, as they would be when nothing goes wrong.

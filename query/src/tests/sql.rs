@@ -185,6 +185,13 @@ async fn an_entry_is_there_once_before_during_and_after_its_seal() {
     )
     .await;
     assert_eq!(rows, json!([{"n": 6, "d": 6}]));
+    shop.trim(2);
+    assert!(
+        books.snapshot().is_err(),
+        "a lost journal is not an empty one"
+    );
+    std::fs::remove_dir_all(shop.path().join("journal")).unwrap();
+    assert_eq!(count(&books), (4, 0), "a copy of the books alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,6 +237,67 @@ async fn completeness_is_right_with_an_unstated_tail_and_after_a_loss() {
             row("web", 4, 0, 7, json!(1), "final")
         ])
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completeness_counts_recovered_tails_lost_entries_and_open_gaps() {
+    let mut shop = Shop::open();
+    let (mut web, mut cart) = (shop.proxy("web"), shop.proxy("cart"));
+    // Of cart, the first entry and the statement over it never came; a later entry neither.
+    shop.lose(&mut cart);
+    shop.state(&mut cart, StatementKind::Regular, 0);
+    for operation in ["A", "B"] {
+        shop.matched(&mut web, &mut cart, operation);
+    }
+    shop.lose(&mut cart);
+    shop.state(&mut web, StatementKind::Regular, 0);
+    shop.state(&mut cart, StatementKind::Regular, 0);
+    let stated = shop.now;
+    shop.matched(&mut web, &mut cart, "C");
+    shop.now = shop.now.plus_ns(60_000_000_000);
+    let tail = shop.tail_of(&web);
+    let mut again = shop.restart(&web);
+    shop.state(&mut again, tail, 0);
+    // A gap that was closed, one of a stream, one of an epoch of which nothing else is known.
+    shop.gap("web", 7, None, 1);
+    shop.gap("web", 7, None, 2);
+    shop.gap("cart", 7, Some("entries/ops_90d/0"), 1);
+    shop.gap("ghost", 9, None, 1);
+    shop.gap("shade", 9, Some("entries/ops_90d/0"), 1);
+    let sql = |window: &str| {
+        format!(
+            "select reverse(split_part(reverse(writer), '/', 1)) as w, epoch, stream, due, present, missing, \
+             unstated, gaps_open, epoch_state from completeness({window}) \
+             where stream not like 'gaps%' order by w, epoch"
+        )
+    };
+    let rows = |all: Value| -> Vec<String> {
+        let row = |row: &Value| {
+            let cells = row.as_object().unwrap().values();
+            cells
+                .map(|cell| cell.to_string().replace('"', ""))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        all.as_array().unwrap().iter().map(row).collect()
+    };
+    let stream = "entries/ops_90d/0";
+    assert_eq!(
+        rows(ask(&shop, &sql("")).await),
+        [
+            format!("cart#1 7 {stream} 4 2 2 1 1 open"),
+            "ghost#1 9  0 0 0 0 1 open".to_owned(),
+            format!("shade#1 9 {stream} 0 0 0 0 1 open"),
+            format!("web#1 7 {stream} 3 3 0 0 0 recovered"),
+        ]
+    );
+    // A window that ends before the recovery: what was stated later is not unstated.
+    let until = stated.plus_ns(1_000);
+    let window = rows(ask(&shop, &sql(&format!("null, '{until}'"))).await);
+    assert_eq!(window[3], format!("web#1 7 {stream} 2 2 0 0 0 recovered"));
+    let later = rows(ask(&shop, &sql(&format!("'{until}', null"))).await);
+    assert_eq!(later[3], format!("web#1 7 {stream} 1 1 0 0 0 recovered"));
+    assert_eq!(later[0], format!("cart#1 7 {stream} 0 0 0 1 1 open"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
