@@ -18,6 +18,9 @@ use crate::log::files::fingerprint_of;
 use crate::manifest::SegmentRef;
 use crate::paths;
 
+/// Rows that a byte of a segment's file may hold at most; compressed rows take some ten bytes each.
+const ROWS_A_BYTE: u64 = 8;
+
 /// A segment as its manifest and its coverage describe it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Described<'a> {
@@ -49,6 +52,10 @@ pub(super) fn check(
 ) -> Checked<()> {
     check_file(audit, described)?;
     let segment = described.segment;
+    // Memory is taken by the count that manifest and coverage give, before a row is read.
+    if segment.count / ROWS_A_BYTE > segment.bytes {
+        return Err(described.failure("manifest", "its file cannot hold so many rows"));
+    }
     let ranges = Ranges::new(described.coverage, segment)
         .or_else(|detail| {
             // Rows of `statements` are not covered: their signatures are checked instead.

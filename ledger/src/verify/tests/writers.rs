@@ -598,3 +598,22 @@ fn entries_of_a_newer_schema_version_are_proved_as_well() {
     let report = world.verify();
     assert!(report.is_proved(), "{}", report.verdict);
 }
+
+#[test]
+fn a_count_that_no_file_can_hold_takes_no_memory() {
+    let mut world = World::new();
+    let mut pay = Pen::new("pay", 5);
+    world.announce(&pay);
+    pay.write(ENTRIES, 3);
+    world.take(&pay.end());
+    world.bend = |seal| {
+        let segment = &mut seal.segments[0];
+        segment.count = 1 << 50;
+        let row = seal.coverage.iter_mut();
+        row.filter(|row| row.segment == segment.segment)
+            .for_each(|row| row.count = 1 << 50);
+    };
+    world.seal();
+    let (what, detail) = world.first_failure();
+    assert_eq!(what, "manifest", "{detail}");
+}
