@@ -7,7 +7,7 @@ use counterfoil_entry::{Time, clock};
 use counterfoil_trust::Refusal;
 use counterfoil_trust::allow::{Permit, Reason};
 use http::header::HOST;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::{Body, Incoming};
 
@@ -134,14 +134,6 @@ fn prepare(
     } else {
         target.scheme = None;
         target.authority = None;
-        // a target without a path, as in `http://cart`, is one with `/`
-        if target
-            .path_and_query
-            .as_ref()
-            .is_none_or(|path| path == "/")
-        {
-            target.path_and_query = Some(PathAndQuery::from_static("/"));
-        }
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             next.headers_mut().insert(HOST, host);
         }

@@ -167,13 +167,13 @@ impl Scribe {
         entry
     }
 
-    /// Writes the entry of a handshake that was refused.
-    pub(crate) fn refused_handshake(&self, mut entry: Entry, began: Time, reason: &'static str) {
-        let end = clock::wall();
+    /// Writes the entry of a handshake that was refused; it began at `began_ns` by the monotonic clock.
+    pub(crate) fn refused_handshake(&self, mut entry: Entry, began_ns: u64, reason: &'static str) {
+        let duration_ns = clock::mono_ns().saturating_sub(began_ns);
+        let duration = i64::try_from(duration_ns).unwrap_or(i64::MAX);
         entry.kind = Kind::TlsFailure;
-        entry.start_time = began;
-        entry.end_time = Some(end);
-        entry.duration_ns = Some(u64::try_from(end.since_ns(began)).unwrap_or(0));
+        entry.end_time = Some(entry.start_time.plus_ns(duration));
+        entry.duration_ns = Some(duration_ns);
         entry.protocol = Arc::clone(&self.words.tcp);
         entry.decision = Decision::Deny;
         entry.reason = Arc::from(reason);

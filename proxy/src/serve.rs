@@ -128,8 +128,9 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
 ) -> Option<(TlsStream<TcpStream>, FromPeer)> {
-    let began = clock::wall();
+    let began_ns = clock::mono_ns();
     let mut entry = worker.scribe.entry_of_connection(Side::Server, address);
+    entry.start_time = clock::wall();
     let own = worker.identity.current();
     entry.destination_cert_sha256 = Some(own.cert_sha256());
     let accepted = tokio::select! {
@@ -173,7 +174,7 @@ async fn handshake(
         Err(_elapsed) => "tls_timeout",
     };
     tracing::info!(peer = %address, reason = refused, "refused a handshake");
-    worker.scribe.refused_handshake(entry, began, refused);
+    worker.scribe.refused_handshake(entry, began_ns, refused);
     None
 }
 

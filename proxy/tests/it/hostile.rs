@@ -2,11 +2,15 @@
 
 use counterfoil_entry::word::{Decision, Outcome};
 use counterfoil_proxy::Policy;
+use counterfoil_trust::{Expect, SpiffeId, client_config};
 use http::Response;
 use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 
 use crate::app::{self, full};
-use crate::books::{agreed, wait_for};
+use crate::books::{DEADLINE, agreed, wait_for};
 use crate::client::{Raw, ask, get};
 use crate::failures::nobody;
 use crate::world::{CART, SHOP, Setup, World, cart_bundle, shop_bundle};
@@ -29,7 +33,7 @@ async fn no_connection_header_can_part_the_two_halves_of_a_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_beside_chunks_is_not_passed_on() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let mut raw = Raw(listener.accept().await.unwrap().0);
@@ -106,9 +110,7 @@ async fn trailers_carry_no_claim_and_no_reason() {
         })
     };
     let world = World::start(app::start(seen).await);
-    let stream = tokio::net::TcpStream::connect(world.shop.outbound)
-        .await
-        .unwrap();
+    let stream = TcpStream::connect(world.shop.outbound).await.unwrap();
     let executor = hyper_util::rt::TokioExecutor::new();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut caller, connection) = hyper::client::conn::http2::handshake(executor, io)
@@ -174,9 +176,50 @@ async fn a_request_that_nobody_can_read_is_in_the_books() {
     }
 }
 
+/// Says `request` to the cart's proxy as the shop, over HTTP/1.1 and mutual TLS without a proxy.
+async fn ask_as_shop(world: &World, request: &str) -> String {
+    let expect = Expect::Id(SpiffeId::parse(CART).unwrap());
+    let tls = client_config(&world.ca.identity(SHOP), expect, &[b"http/1.1"]);
+    let stream = TcpStream::connect(world.cart.inbound).await.unwrap();
+    let name = counterfoil_trust::server_name();
+    let mut stream = TlsConnector::from(tls).connect(name, stream).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // a reset ends a connection as well as a close does
+    let _ended = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_without_a_path_reaches_the_application_as_its_root() {
+    let world = World::start(app::start(app::echo()).await);
+    for target in ["http://cart", "http://cart/", "/"] {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
+        for answer in [
+            ask(world.shop.outbound, &request).await,
+            ask_as_shop(&world, &request).await,
+        ] {
+            assert!(answer.contains("GET /\n"), "{target}: {answer}");
+        }
+    }
+    wait_for(&world.cart.books(), 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_talks_nonsense_is_named_in_the_books() {
+    let world = World::start(app::start(|_| panic!("reached the app")).await);
+    let answer = ask_as_shop(&world, "what is it?\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let entry = wait_for(&world.cart.books(), 1).await.remove(0);
+    assert_eq!((entry.source.as_deref(), entry.mtls), (Some(SHOP), true));
+    assert_eq!(entry.error_type.as_deref(), Some("head_unreadable"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_application_that_switches_protocols_unasked_fails_the_call() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let mut raw = Raw(listener.accept().await.unwrap().0);
@@ -198,7 +241,7 @@ async fn an_application_that_switches_protocols_unasked_fails_the_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_was_answered_badly_is_not_sent_again() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let answers = tokio::spawn(async move {
         let mut raw = Raw(listener.accept().await.unwrap().0);

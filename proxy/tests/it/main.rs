@@ -17,6 +17,7 @@ mod control;
 mod failures;
 #[cfg(test)]
 mod handshakes;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod process;

@@ -197,6 +197,7 @@ fn cart_api() -> ApiRights {
             operation("shop.Cart/Secret", "POST", "/shop.Cart/Secret", false),
             operation("dropCart", "GET", "/secret", false),
             operation("health", "GET", "/health", true),
+            operation("root", "GET", "/", true),
         ],
     }
 }
