@@ -128,12 +128,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the log cannot be written; the refusal stands all the same.
-    pub fn log_refused(&self, asker: &Asker, sql: &str, why: &SqlError) -> Result<(), SqlError> {
+    pub fn log_refused(&self, asker: &Asker, sql: &str, sqlstate: &str) -> Result<(), SqlError> {
         let Some(log) = &self.log else { return Ok(()) };
         let mut row = asker.row("refused", sql, Vec::new());
         row.end_time = Some(row.start_time);
         row.outcome = Some("refused".to_owned());
-        row.sqlstate = Some(why.sqlstate.to_owned());
+        row.sqlstate = Some(sqlstate.to_owned());
         log.append(&row)
     }
 
@@ -195,12 +195,14 @@ impl Engine {
             prepared.state,
             sender,
             prepared.turn,
+            deadline,
         ));
         Ok(Rows {
             schema,
             names: column_names(&question.statement),
             receiver,
             task,
+            ended: false,
             cancel,
             deadline,
             limits: question.limits,
@@ -301,12 +303,14 @@ async fn plan(
     }
 }
 
-/// Runs the plan until its end, or until nobody takes its rows any more.
+/// Runs the plan until its end, or until nobody takes its rows any more. A client that does not read
+/// keeps the turn no longer than until the deadline.
 async fn run(
     physical: Arc<dyn ExecutionPlan>,
     state: SessionState,
     sender: mpsc::Sender<Result<RecordBatch, DataFusionError>>,
     turn: OwnedSemaphorePermit,
+    deadline: Instant,
 ) {
     let mut stream = match execute_stream(physical, state.task_ctx()) {
         Ok(stream) => stream,
@@ -316,18 +320,26 @@ async fn run(
             return;
         }
     };
-    loop {
-        let next = tokio::select! {
-            next = stream.next() => next,
-            () = sender.closed() => break,
-        };
-        let Some(next) = next else { break };
-        let failed = next.is_err();
-        if sender.send(next).await.is_err() || failed {
-            break;
+    let whole = async {
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = sender.closed() => break,
+            };
+            let Some(next) = next else { break };
+            let failed = next.is_err();
+            if sender.send(next).await.is_err() || failed {
+                break;
+            }
         }
-    }
+    };
+    let in_time = tokio::time::timeout_at(deadline, whole).await.is_ok();
+    drop(stream);
     drop(turn);
+    if !in_time {
+        // The channel stays open, so that whoever reads on finds the deadline passed, not the end of the rows.
+        sender.closed().await;
+    }
 }
 
 /// Refuses joins without an equality over inputs so large that the plan could not be stopped.
@@ -369,6 +381,7 @@ pub struct Rows {
     names: Vec<Option<String>>,
     receiver: mpsc::Receiver<Result<RecordBatch, DataFusionError>>,
     task: JoinHandle<()>,
+    ended: bool,
     cancel: CancellationToken,
     deadline: Instant,
     limits: Limits,
@@ -397,6 +410,10 @@ impl Rows {
         };
         match next {
             None => {
+                // The channel also closes when the plan panics; what came until then is no answer.
+                if !std::mem::replace(&mut self.ended, true) && (&mut self.task).await.is_err() {
+                    return Some(Err(self.fail(lost())));
+                }
                 self.finish("ok", None);
                 None
             }

@@ -70,7 +70,9 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
     // What client tools ask the catalogue is rewritten to a form that the planner knows. Never what
     // asks the books: the rewriting drops subqueries, which would be a wrong answer there.
     if asks_catalogue(sql)
-        && plain.as_ref().map_or(true, |all| all.iter().all(reads_catalogue_only))
+        && plain
+            .as_ref()
+            .map_or(true, |all| all.iter().all(reads_catalogue_only))
         && let Ok(rewritten) = compatible().parse(sql)
         && rewritten.iter().all(reads_catalogue_only)
     {

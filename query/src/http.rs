@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{Engine, Limits, Question};
 use crate::error::{INTERNAL, LIMIT, PRIVILEGE, READ_ONLY, SYNTAX, SqlError};
 use crate::guard::{Allowed, check, parse};
-use crate::json::{rows, type_name};
+use crate::json::{keys, rows, type_name};
 use crate::log::Asker;
 use crate::settings;
 use crate::users::{Role, Users};
@@ -49,7 +50,8 @@ pub fn router(engine: Arc<Engine>, users: Arc<Users>) -> Router {
     Router::new()
         .route("/v1/sql", post(sql))
         .route("/v1/health", get(health))
-        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .method_not_allowed_fallback(otherwise)
+        .fallback(elsewhere)
         .with_state(Arc::new(Shared { engine, users }))
 }
 
@@ -57,11 +59,12 @@ async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
+/// Who asks is checked before anything of the question is read.
 async fn sql(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    Json(request): Json<Request>,
+    body: Body,
 ) -> Response {
     let Some((principal, role)) = log_in(&shared.users, &headers).await else {
         let error = SqlError::new("28P01", "password authentication failed");
@@ -69,6 +72,10 @@ async fn sql(
         let challenge = HeaderValue::from_static("Basic realm=\"counterfoil\", charset=\"UTF-8\"");
         let _none_before = response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         return response;
+    };
+    let request = match request(&headers, body).await {
+        Ok(request) => request,
+        Err((status, error)) => return failure(status, &error),
     };
     let asker = Asker {
         principal,
@@ -88,6 +95,35 @@ async fn sql(
             .into_response(),
         Err(error) => failure(status(&error), &error),
     }
+}
+
+async fn request(headers: &HeaderMap, body: Body) -> Result<Request, (StatusCode, SqlError)> {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    // A browser sends no JSON to another site without asking there first.
+    if !kind.is_some_and(|kind| kind.trim_start().starts_with("application/json")) {
+        let error = SqlError::new("08P01", "expected a body of type application/json");
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+    }
+    let bytes = to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|_| {
+        let text = format!("expected a whole body of at most {REQUEST_BYTES_MAX} bytes");
+        (StatusCode::PAYLOAD_TOO_LARGE, SqlError::new(LIMIT, text))
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let text = format!("the body is no question in JSON: {error}");
+        (StatusCode::BAD_REQUEST, SqlError::new("08P01", text))
+    })
+}
+
+async fn elsewhere() -> Response {
+    let error = SqlError::new("08P01", "there are POST /v1/sql and GET /v1/health");
+    failure(StatusCode::NOT_FOUND, &error)
+}
+
+async fn otherwise() -> Response {
+    let error = SqlError::new("08P01", "expected POST /v1/sql or GET /v1/health");
+    failure(StatusCode::METHOD_NOT_ALLOWED, &error)
 }
 
 async fn log_in(users: &Arc<Users>, headers: &HeaderMap) -> Option<(String, Role)> {
@@ -114,7 +150,7 @@ async fn answer(
     limits: Limits,
     request: Request,
 ) -> Result<Vec<u8>, SqlError> {
-    let refuse = |error: SqlError| match engine.log_refused(asker, &request.sql, &error) {
+    let refuse = |error: SqlError| match engine.log_refused(asker, &request.sql, error.sqlstate) {
         Ok(()) => error,
         Err(unlogged) => unlogged,
     };
@@ -135,7 +171,8 @@ async fn answer(
         .parameters
         .iter()
         .map(scalar)
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(refuse)?;
     let question = Question {
         statement: *statement,
         parameter_texts: request.parameters.iter().map(text).collect(),
@@ -151,7 +188,8 @@ async fn answer(
     let columns: Vec<Value> = schema
         .fields()
         .iter()
-        .map(|field| json!({"name": field.name(), "type": type_name(field.data_type())}))
+        .zip(keys(&schema))
+        .map(|(field, name)| json!({"name": name, "type": type_name(field.data_type())}))
         .collect();
     let mut body = format!("{{\"columns\":{},\"rows\":[", Value::Array(columns)).into_bytes();
     let mut first = true;

@@ -155,7 +155,8 @@ mod tests {
             field("count_2"),
             field("count"),
         ]));
-        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column(1), column(2), column(3)]);
+        let batch =
+            RecordBatch::try_new(Arc::clone(&schema), vec![column(1), column(2), column(3)]);
         let rows = Value::Array(rows(&schema, &batch.unwrap()).unwrap());
         assert_eq!(rows.to_string(), r#"[{"count":1,"count_2":2,"count_3":3}]"#);
     }

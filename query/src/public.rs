@@ -423,7 +423,11 @@ mod tests {
             (column("duration_ns").is_null(), "nothing"),
             (column("status").is_null(), "status IS NULL"),
             (
-                cast(column("start_time"), DataType::Timestamp(TimeUnit::Second, None)).eq(us(5)),
+                cast(
+                    column("start_time"),
+                    DataType::Timestamp(TimeUnit::Second, None),
+                )
+                .eq(us(5)),
                 "nothing",
             ),
             (

@@ -23,6 +23,18 @@ pub const MEMORY_BYTES: usize = 1 << 30;
 const SPILL_BYTES_MAX: u64 = 8 << 30;
 const TOP_CONSUMERS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).unwrap();
 
+/// Functions that make a value of any size from a number; no limit of memory holds them. The table
+/// functions `generate_series` and `range` stay.
+const UNBOUNDED: &[&str] = &[
+    "array_repeat",
+    "array_resize",
+    "generate_series",
+    "lpad",
+    "range",
+    "repeat",
+    "rpad",
+];
+
 /// The session state that statements are copied from.
 ///
 /// # Errors
@@ -51,6 +63,9 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
     }
     for aggregate in aggregates() {
         context.register_udaf(aggregate);
+    }
+    for name in UNBOUNDED {
+        context.deregister_udf(name);
     }
     Ok(context.state())
 }

@@ -13,17 +13,23 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ParamValues;
 use datafusion::logical_expr::LogicalPlan;
 use futures::stream::{self, BoxStream};
-use futures::{Sink, StreamExt};
-use pgwire::api::portal::{Format, Portal};
-use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
+use futures::{Sink, SinkExt, StreamExt};
+use pgwire::api::portal::{Format, Portal, PortalExecutionState};
+use pgwire::api::query::{
+    ExtendedQueryHandler, SimpleQueryHandler, send_execution_response, send_query_response,
+    send_ready_for_query,
+};
 use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo, QueryResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
-use pgwire::api::store::PortalStore;
-use pgwire::api::{ClientInfo, ClientPortalStore, Type};
+use pgwire::api::store::{Entry, PortalStore};
+use pgwire::api::{ClientInfo, ClientPortalStore, DEFAULT_NAME, PgWireConnectionState, Type};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::DataRow;
-use pgwire::messages::response::TransactionStatus;
+use pgwire::messages::extendedquery::{Execute, PortalSuspended, Sync as SyncMessage};
+use pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
+use pgwire::messages::simplequery::Query;
+use tokio_util::sync::CancellationToken;
 
 use super::session::Session;
 use crate::engine::{Engine, Question, Rows, named};
@@ -65,15 +71,28 @@ impl Conversation {
         session: &Session,
         sql: &str,
     ) -> Result<Vec<Result<Allowed, SqlError>>, SqlError> {
-        let refuse = |error: SqlError| match self.engine.log_refused(session.asker(), sql, &error) {
-            Ok(()) => error,
-            Err(unlogged) => unlogged,
-        };
+        let refuse =
+            |error: SqlError| match self
+                .engine
+                .log_refused(session.asker(), sql, error.sqlstate)
+            {
+                Ok(()) => error,
+                Err(unlogged) => unlogged,
+            };
         let statements = parse(sql).map_err(refuse)?;
         Ok(statements
             .into_iter()
             .map(|statement| check(statement).map_err(refuse))
             .collect())
+    }
+
+    /// A statement that failed before the engine was asked, as the client hears it; logged.
+    fn failed(&self, session: &Session, sql: &str, error: PgWireError) -> PgWireError {
+        let info = ErrorInfo::from(error);
+        match self.engine.log_refused(session.asker(), sql, &info.code) {
+            Ok(()) => PgWireError::UserError(Box::new(info)),
+            Err(unlogged) => wire(unlogged),
+        }
     }
 
     async fn ask(
@@ -83,6 +102,7 @@ impl Conversation {
         allowed: Allowed,
         format: &Format,
         parameters: Option<(ParamValues, Vec<String>)>,
+        cancel: CancellationToken,
     ) -> Result<Response, SqlError> {
         match allowed {
             Allowed::Query(statement) => {
@@ -98,7 +118,6 @@ impl Conversation {
                     settings: session.settings(),
                     limits: session.limits(),
                 };
-                let cancel = session.begin_statement();
                 let rows = self.engine.ask(session.asker(), question, cancel).await?;
                 encoded(rows, format).map(Response::Query)
             }
@@ -142,7 +161,10 @@ fn heard(status: TransactionStatus, allowed: &Allowed) -> Result<(), SqlError> {
 
 #[async_trait]
 impl SimpleQueryHandler for Conversation {
-    async fn do_query<C>(&self, client: &mut C, sql: &str) -> PgWireResult<Vec<Response>>
+    /// Runs the statements of a message one after the other: each begins when the answer of the one
+    /// before has left, so that a message never holds more than one turn, and a cancel request stops
+    /// the statement that runs.
+    async fn on_query<C>(&self, client: &mut C, query: Query) -> PgWireResult<()>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
@@ -150,33 +172,68 @@ impl SimpleQueryHandler for Conversation {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let session = session_of(client)?;
+        begin(client)?;
+        // As in PostgreSQL, a simple message ends the portals of earlier ones.
+        client.portal_store().rm_portal(DEFAULT_NAME);
+        let sql = query.query.as_str();
         let statements = self.checked(&session, sql).map_err(wire)?;
         if statements.is_empty() {
-            return Ok(vec![Response::EmptyQuery]);
+            let empty = PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new());
+            client.feed(empty).await?;
         }
-        let mut responses = Vec::with_capacity(statements.len());
+        let cancel = session.begin_statement();
         for allowed in statements {
-            let answer = match allowed
-                .and_then(|one| heard(client.transaction_status(), &one).map(|()| one))
-            {
-                Ok(allowed) => {
-                    self.ask(&session, sql, allowed, &Format::UnifiedText, None)
-                        .await
-                }
-                Err(error) => Err(error),
-            };
-            match answer {
-                Ok(response) => responses.push(response),
-                Err(error) if responses.is_empty() => return Err(wire(error)),
-                // What came before is answered; what comes after is not run.
-                Err(error) => {
-                    responses.push(Response::Error(Box::new(info(error))));
-                    break;
-                }
+            let allowed = allowed.map_err(wire)?;
+            heard(client.transaction_status(), &allowed).map_err(wire)?;
+            let (format, cancel) = (Format::UnifiedText, cancel.clone());
+            let answer = self.ask(&session, sql, allowed, &format, None, cancel);
+            match answer.await.map_err(wire)? {
+                Response::Query(rows) => send_query_response(client, rows, true).await?,
+                other => without_rows(client, other).await?,
             }
         }
-        Ok(responses)
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        let status = client.transaction_status();
+        send_ready_for_query(client, status).await
     }
+
+    /// Never called: [`Self::on_query`] answers.
+    async fn do_query<C>(&self, _client: &mut C, _sql: &str) -> PgWireResult<Vec<Response>>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        Err(wire(SqlError::new(INTERNAL, "not answered this way")))
+    }
+}
+
+/// One message at a time.
+fn begin<C: ClientInfo>(client: &mut C) -> PgWireResult<()> {
+    if !matches!(client.state(), PgWireConnectionState::ReadyForQuery) {
+        return Err(PgWireError::NotReadyForQuery);
+    }
+    client.set_state(PgWireConnectionState::QueryInProgress);
+    Ok(())
+}
+
+/// Sends an answer that has no rows, and keeps the state of the transaction.
+async fn without_rows<C>(client: &mut C, response: Response) -> PgWireResult<()>
+where
+    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+    C::Error: Debug,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let status = client.transaction_status();
+    let (tag, status) = match response {
+        Response::Execution(tag) => (tag, status),
+        Response::TransactionStart(tag) => (tag, status.to_in_transaction_state()),
+        Response::TransactionEnd(tag) => (tag, status.to_idle_state()),
+        _ => return Err(wire(SqlError::new(INTERNAL, "an answer of another kind"))),
+    };
+    client.set_transaction_status(status);
+    send_execution_response(client, tag).await
 }
 
 #[async_trait]
@@ -188,6 +245,67 @@ impl ExtendedQueryHandler for Conversation {
         Arc::new(Self {
             engine: Arc::clone(&self.engine),
         })
+    }
+
+    /// Sends rows as they come: the library's own way holds all rows of an `Execute` in memory, and
+    /// reserves room for as many as the client names.
+    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        begin(client)?;
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        // 0, and what is less, is all.
+        let rows_max = usize::try_from(message.max_rows).unwrap_or(0);
+        match client.portal_store().get_portal(name) {
+            Some(Entry::Value(portal)) => {
+                let state = portal.state();
+                let mut state = state.lock().await;
+                let answer = match *state {
+                    PortalExecutionState::Initial => {
+                        Some(ExtendedQueryHandler::do_query(self, client, &portal, rows_max).await?)
+                    }
+                    _ => None,
+                };
+                match answer {
+                    Some(Response::Query(rows)) => *state = PortalExecutionState::Suspended(rows),
+                    Some(other) => {
+                        without_rows(client, other).await?;
+                        client.set_state(PgWireConnectionState::ReadyForQuery);
+                        return Ok(());
+                    }
+                    None => {}
+                }
+                fetch(client, &mut state, rows_max).await?;
+            }
+            Some(Entry::Empty) => {
+                let empty = PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new());
+                client.feed(empty).await?;
+            }
+            None => return Err(PgWireError::PortalNotFound(name.to_owned())),
+        }
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        Ok(())
+    }
+
+    /// Outside of a transaction the portals end here, and with them the statements that they hold.
+    async fn on_sync<C>(&self, client: &mut C, _message: SyncMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let status = client.transaction_status();
+        if matches!(status, TransactionStatus::Transaction) {
+            client.portal_store().rm_portal(DEFAULT_NAME);
+        } else {
+            client.portal_store().clear_portals();
+        }
+        send_ready_for_query(client, status).await
     }
 
     async fn do_query<C>(
@@ -207,18 +325,57 @@ impl ExtendedQueryHandler for Conversation {
         heard(client.transaction_status(), &prepared.allowed).map_err(wire)?;
         let types: Vec<Option<&DataType>> =
             prepared.parameters.iter().map(Option::as_ref).collect();
-        let values = deserialize_parameters(portal, &types)?;
+        let values = deserialize_parameters(portal, &types)
+            .map_err(|error| self.failed(&session, &prepared.sql, error))?;
         let texts = match &values {
             ParamValues::List(list) => list.iter().map(|value| value.value.to_string()).collect(),
             ParamValues::Map(_) => Vec::new(),
         };
         let parameters = (portal.parameter_len() > 0).then_some((values, texts));
         let (sql, allowed) = (&prepared.sql, prepared.allowed.clone());
-        let format = &portal.result_column_format;
-        self.ask(&session, sql, allowed, format, parameters)
+        let (format, cancel) = (&portal.result_column_format, session.begin_statement());
+        self.ask(&session, sql, allowed, format, parameters, cancel)
             .await
             .map_err(wire)
     }
+}
+
+/// Sends up to `rows_max` rows of a portal that was begun; 0 is all.
+async fn fetch<C>(
+    client: &mut C,
+    state: &mut PortalExecutionState,
+    rows_max: usize,
+) -> PgWireResult<()>
+where
+    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+    C::Error: Debug,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let mut sent = 0;
+    let mut tag = "SELECT".to_owned();
+    let mut ended = None;
+    if let PortalExecutionState::Suspended(response) = state {
+        response.command_tag().clone_into(&mut tag);
+        while ended.is_none() && (rows_max == 0 || sent < rows_max) {
+            match response.data_rows().next().await {
+                Some(Ok(row)) => {
+                    client.feed(PgWireBackendMessage::DataRow(row)).await?;
+                    sent += 1;
+                }
+                Some(Err(error)) => ended = Some(Err(error)),
+                None => ended = Some(Ok(())),
+            }
+        }
+    } else {
+        ended = Some(Ok(()));
+    }
+    let Some(ended) = ended else {
+        let more = PgWireBackendMessage::PortalSuspended(PortalSuspended::new());
+        return Ok(client.feed(more).await?);
+    };
+    *state = PortalExecutionState::Finished;
+    ended?;
+    send_execution_response(client, Tag::new(&tag).with_rows(sent)).await
 }
 
 #[async_trait]
@@ -250,7 +407,8 @@ impl QueryParser for Conversation {
             Allowed::Query(statement) => {
                 let user = &session.asker().principal;
                 let plan = self.engine.describe(user, statement.as_ref().clone()).await;
-                let plan = plan.map_err(|error| wire(error.located_in(sql)))?;
+                let plan =
+                    plan.map_err(|error| self.failed(&session, sql, wire(error.located_in(sql))))?;
                 let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
                 (
                     named(&schema, &column_names(statement)),
