@@ -14,7 +14,7 @@ use counterfoil_entry::tree::sha256;
 use counterfoil_spool::join::{join, renew_loop};
 use counterfoil_spool::{Delivery, DeliveryConfig, Spool, SpoolConfig, SpoolError};
 use counterfoil_trust::SpiffeId;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder as HttpBuilder;
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject;
@@ -43,6 +43,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(3);
 /// Connections at a time on each port.
 const CONNECTIONS_MAX: usize = 1024;
+/// What each port speaks over TLS; a connection meant for one is no connection to the other.
+const POSTGRES_ALPN: &[&[u8]] = &[b"postgresql"];
+const HTTP_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 const BUILD: &str = concat!("counterfoil-query ", env!("CARGO_PKG_VERSION"));
 
 /// Why the query role did not start.
@@ -115,7 +118,7 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     };
     let writer = writer(&config)?;
     let collector_id = spiffe_id("collector_spiffe_id", config.collector_spiffe_id.as_deref())?;
-    let tls = tls(&config)?;
+    let (postgres_tls, web_tls) = (tls(&config, POSTGRES_ALPN)?, tls(&config, HTTP_ALPN)?);
     let Some(books) = open_books(&config.data_dir, &shutdown).await? else {
         return Ok(());
     };
@@ -138,20 +141,24 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     let engine = Arc::new(engine);
     let delivered = CancellationToken::new();
     let delivery = tokio::spawn(deliver(spool, config, collector_id, delivered.clone()));
-    let server = pg::Server::new(Arc::clone(&engine), Arc::clone(&users), tls.is_some());
+    let server = pg::Server::new(
+        Arc::clone(&engine),
+        Arc::clone(&users),
+        postgres_tls.is_some(),
+    );
     let server = Arc::new(server);
     let router = http::router(engine, users);
     tracing::info!("query serves");
     tokio::join!(
         accept(postgres, &shutdown, |stream, _| {
-            let (server, tls) = (Arc::clone(&server), tls.clone());
+            let (server, tls) = (Arc::clone(&server), postgres_tls.clone());
             async move { server.serve(stream, tls).await }
         }),
         accept(web, &shutdown, |stream, peer| serve_http(
             stream,
             peer,
             router.clone(),
-            tls.clone()
+            web_tls.clone()
         )),
     );
     delivered.cancel();
@@ -253,7 +260,7 @@ async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, R
         })
 }
 
-fn tls(config: &QueryConfig) -> Result<Option<TlsAcceptor>, RunError> {
+fn tls(config: &QueryConfig, alpn: &[&[u8]]) -> Result<Option<TlsAcceptor>, RunError> {
     let (Some(cert), Some(key)) = (&config.tls_cert_file, &config.tls_key_file) else {
         return Ok(None);
     };
@@ -278,7 +285,7 @@ fn tls(config: &QueryConfig) -> Result<Option<TlsAcceptor>, RunError> {
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| fail(cert, error.to_string()))?;
-    server.alpn_protocols = vec![b"postgresql".to_vec(), b"h2".to_vec(), b"http/1.1".to_vec()];
+    server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Some(TlsAcceptor::from(Arc::new(server))))
 }
 
@@ -355,7 +362,10 @@ async fn serve_http(
     tls: Option<TlsAcceptor>,
 ) -> std::io::Result<()> {
     let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
-    let builder = HttpBuilder::new(TokioExecutor::new());
+    let mut builder = HttpBuilder::new(TokioExecutor::new());
+    // With a timer, a client that does not send its headers is let go after 30 s.
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new());
     let served = match tls {
         None => {
             builder

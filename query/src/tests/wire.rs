@@ -303,8 +303,28 @@ async fn http_answers_json_with_numbers_and_refuses_writes_and_strangers() {
     );
     let (status, body) = ask(PASSWORD, r#"{"sql": "drop table entries"}"#).await;
     assert!(status == 403 && body.contains("25006"), "{status} {body}");
-    let (status, body) = ask("wrong", question).await;
-    assert!(status == 401 && body.contains("28P01"), "{status} {body}");
+    for body in [question, "no json"] {
+        let (status, body) = ask("wrong", body).await;
+        assert!(status == 401 && body.contains("28P01"), "{status} {body}");
+    }
+    for malformed in [
+        "no json",
+        "{}",
+        r#"{"sql": 1}"#,
+        r#"{"sql": "select 1", "x": 1}"#,
+    ] {
+        let (status, body) = ask(PASSWORD, malformed).await;
+        assert_eq!(status, 400, "{malformed}: {body}");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["sqlstate"], "08P01", "{malformed}: {body}");
+    }
+    let (status, body) = ask(PASSWORD, r#"{"sql": "select $1", "parameters": [{}]}"#).await;
+    assert!(status == 400 && body.contains("22023"), "{status} {body}");
+    assert!(
+        served
+            .logged()
+            .contains(&("refused".to_owned(), "select $1".to_owned()))
+    );
 }
 
 /// One message of the PostgreSQL protocol: its type, its length, its body.
@@ -438,6 +458,82 @@ async fn the_extended_protocol_binds_parameters_and_refuses_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_execute_sends_what_it_is_asked_for_and_its_failure_to_parse_is_logged() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let mut raw = Raw::log_in(served.port).await;
+    let parse = b"\0select value from generate_series(1, 5) t(value)\0\0\0";
+    for (limits, expected) in [
+        (&[i32::MAX][..], "12DDDDDC"),
+        (&[-1], "12DDDDDC"),
+        (&[2, 2, 0, 0], "12DDsDDsDCC"),
+    ] {
+        raw.send(b'P', parse).await;
+        raw.send(b'B', b"\0\0\0\0\0\0\0\0").await;
+        for limit in limits {
+            raw.send(b'E', &[b"\0".as_slice(), &limit.to_be_bytes()].concat())
+                .await;
+        }
+        raw.send(b'S', b"").await;
+        let kinds: String = raw
+            .answer()
+            .await
+            .iter()
+            .map(|(kind, _)| char::from(*kind))
+            .collect();
+        assert_eq!(kinds, expected, "{limits:?}");
+    }
+    raw.send(b'P', b"\0select nope from calls\0\0\0").await;
+    raw.send(b'S', b"").await;
+    assert!(raw.answer().await[0].1.contains("42703"));
+    let logged = served.logged();
+    assert!(
+        logged.contains(&("refused".to_owned(), "select nope from calls".to_owned())),
+        "{logged:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_statements_of_a_message_run_one_after_the_other() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let many = ["select count(*) from calls"; 12].join("; ");
+    let (out, err) = served.psql(&many).await;
+    assert_eq!(
+        (out.lines().count(), err.as_str()),
+        (12, ""),
+        "more than there are turns"
+    );
+    let (out, err) = served.psql("select 7; select 1 / 0; select 8").await;
+    assert!(out == "7" && err.contains("22012"), "{out} {err}");
+    let (_, err) = served.psql("begin; select 1 / 0; select 2").await;
+    assert!(err.contains("22012"), "{err}");
+    let (_, err) = served.psql("select repeat('x', 2000000000)").await;
+    assert!(err.contains("42883"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_client_that_does_not_read_gives_its_turn_back_at_its_timeout() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut raw = Raw::log_in(served.port).await;
+        let sql = b"set statement_timeout = 1500; select value as a, -value as b from generate_series(1, 50000000)\0";
+        raw.send(b'Q', sql).await;
+        idle.push(raw);
+    }
+    while served.logged().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let (out, err) = served.psql("select 1").await;
+    assert_eq!((out.as_str(), err.as_str()), ("1", ""));
+    let answer = idle.swap_remove(0).answer().await;
+    let last = answer.last().unwrap();
+    assert!(last.0 == b'E' && last.1.contains("57014"), "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cancel_request_stops_a_statement_and_the_connection_lives_on() {
     use tokio::io::AsyncWriteExt;
     let shop = shop();
@@ -445,7 +541,7 @@ async fn a_cancel_request_stops_a_statement_and_the_connection_lives_on() {
     let mut raw = Raw::log_in(served.port).await;
     raw.send(
         b'Q',
-        b"select count(*) from generate_series(1, 100000000000)\0",
+        b"select count(*) from generate_series(1, 100000000000); select 2\0",
     )
     .await;
     while served.logged().is_empty() {
@@ -475,13 +571,16 @@ async fn a_cancel_request_stops_a_statement_and_the_connection_lives_on() {
     assert_eq!(raw.answer().await[1].0, b'D');
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_role_serves_without_control_or_collector_and_stops_when_told() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let shop = shop();
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    std::fs::write(at("users.toml"), "").unwrap();
+/// The configuration of a role without control or collector, and its two ports.
+fn role(
+    shop: &Shop,
+    folder: &std::path::Path,
+) -> (String, std::net::SocketAddr, std::net::SocketAddr) {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let verifier = Verifier::of_password(PASSWORD);
+    let users =
+        format!("[[user]]\nname = \"auditor\"\nrole = \"auditor\"\nverifier = \"{verifier}\"\n");
+    std::fs::write(at("users.toml"), users).unwrap();
     let free = || {
         std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -500,6 +599,120 @@ async fn the_role_serves_without_control_or_collector_and_stops_when_told() {
         at("roots.pem"),
         at("state"),
     );
+    (config, postgres, web)
+}
+
+/// What psql prints, and says, when it asks in this `sslmode`.
+async fn psql_over_tls(port: u16, cert: std::path::PathBuf, mode: &str) -> (String, String) {
+    let url = format!(
+        "host=localhost hostaddr=127.0.0.1 port={port} user=auditor dbname=counterfoil \
+         sslmode={mode} sslrootcert={}",
+        cert.display(),
+    );
+    let mut command = Command::new("psql");
+    command.args(["-X", "-A", "-t", &url, "-c", "select operation from calls"]);
+    command.env("PGPASSWORD", PASSWORD);
+    command.env("PGCONNECT_TIMEOUT", "20");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    (
+        String::from_utf8(output.stdout).unwrap().trim().to_owned(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// A client that speaks HTTP over TLS and trusts one certificate.
+fn http_over_tls(root: &rustls::pki_types::CertificateDer<'static>) -> tokio_rustls::TlsConnector {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(root.clone()).unwrap();
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tokio_rustls::TlsConnector::from(Arc::new(client))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn with_certificates_both_ports_speak_tls_and_nothing_else() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let shop = shop();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, postgres, web) = role(&shop, folder.path());
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    std::fs::write(&cert, own.cert.pem()).unwrap();
+    std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let config = format!("tls_cert_file = {cert:?}\ntls_key_file = {key:?}\n{config}");
+    let file = folder.path().join("query.toml");
+    std::fs::write(&file, config).unwrap();
+    let config = crate::QueryConfig::load(&file).unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(crate::run(config, stop.clone()));
+    let psql = |mode: &'static str| psql_over_tls(postgres.port(), cert.clone(), mode);
+    while tokio::net::TcpStream::connect(web).await.is_err() {
+        assert!(!running.is_finished(), "the role ended");
+    }
+    for mode in ["require", "verify-full"] {
+        let (out, err) = psql(mode).await;
+        assert_eq!((out.as_str(), err.as_str()), ("GetCart", ""), "{mode}");
+    }
+    let (out, err) = psql("disable").await;
+    assert!(
+        out.is_empty() && err.contains("over TLS only"),
+        "{out} {err}"
+    );
+
+    let client = http_over_tls(own.cert.der());
+    let connect = |address| {
+        let client = client.clone();
+        async move {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            client
+                .connect("localhost".try_into().unwrap(), stream)
+                .await
+        }
+    };
+    let ask = "GET /v1/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let mut stream = connect(web).await.unwrap();
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert!(
+        connect(postgres).await.is_err(),
+        "HTTP is not spoken on the other port"
+    );
+    let mut plain = tokio::net::TcpStream::connect(web).await.unwrap();
+    plain.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // However the server ends the connection, it does not answer.
+    let _reset = plain.read_to_end(&mut answer).await;
+    assert!(
+        !answer.starts_with(b"HTTP"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_role_serves_without_control_or_collector_and_stops_when_told() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let shop = shop();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, postgres, web) = role(&shop, folder.path());
+    let at = |name: &str| folder.path().join(name).display().to_string();
     std::fs::write(at("query.toml"), &config).unwrap();
     let wrong = config.replace("127.0.0.1:1\"\nspool", "127.0.0.1:1\"\nlisten = 1\nspool");
     std::fs::write(at("wrong.toml"), wrong).unwrap();
