@@ -10,6 +10,7 @@ use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Epoch, Stream};
 
 use crate::cursor::{Cursor, Limit};
+use crate::directory::{EntryFile, entry_files};
 use crate::lock;
 use crate::old::OldEpoch;
 use crate::protocol::KnownEpoch;
@@ -279,10 +280,30 @@ impl EpochSender {
         self.with_state(StateFile::has_final)
     }
 
+    /// Whether an old epoch has files that could not be reached, for one before them is damaged: its
+    /// recovery says nothing of what they hold.
+    fn has_unread(&self) -> io::Result<bool> {
+        if matches!(self.source, Source::Current(..)) {
+            return Ok(false);
+        }
+        let is_unread = |file: &EntryFile| {
+            let sent = self.streams.get(&file.stream);
+            sent.is_some_and(|sent| sent.until < file.first_seq)
+        };
+        let unread = entry_files(&self.directory)?.into_iter().find(is_unread);
+        if let Some(file) = &unread {
+            let (epoch, stream, seq) = (self.epoch, &file.stream, file.first_seq);
+            tracing::error!(%epoch, %stream, seq, "entries behind a damaged spool file are set aside");
+        }
+        Ok(unread.is_some())
+    }
+
     /// Gets rid of the directory: all is acknowledged, or what is not is set aside. Returns whether
     /// all was acknowledged.
     pub(crate) fn finish(&self) -> io::Result<bool> {
-        let clean = !self.has_lost() && self.with_state(|state| state.quarantined().is_empty());
+        let clean = !self.has_lost()
+            && !self.has_unread()?
+            && self.with_state(|state| state.quarantined().is_empty());
         let end = |directory: &crate::directory::EpochDirectory| {
             if clean {
                 directory.remove()

@@ -290,3 +290,26 @@ async fn an_end_without_the_collector_states_the_old_tail_from_the_spool() {
     world.receiver.assert_sound(old);
     assert_eq!(world.left(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn entries_behind_a_damaged_file_are_set_aside() {
+    let world = World::new().await;
+    // A small spool begins new files soon.
+    let spool = crate::Spool::open(world.config(1 << 20)).unwrap();
+    let (old, path) = (spool.epoch().0, spool.space().path().to_owned());
+    append_n(&mut spool.lane(0), "sox_7y", 1500);
+    drop(spool);
+    let files = crate::directory::entry_files(&path).unwrap();
+    assert!(files.len() > 2, "{files:?}");
+    let first = path.join(crate::directory::file_name(&files[0].stream, 0));
+    let mut bytes = std::fs::read(&first).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&first, bytes).unwrap();
+    let spool = world.spool();
+    assert_eq!(world.deliver(&spool).end().await, Ending::Acknowledged);
+    let delivered = world.receiver.entries(old);
+    assert!(delivered > 0 && (delivered as u64) < files[1].first_seq);
+    world.receiver.assert_sound(old);
+    assert_eq!(world.left(), [format!("{old}.quarantined")]);
+}
