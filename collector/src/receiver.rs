@@ -13,7 +13,7 @@ use counterfoil_trust::{
 };
 use http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -33,6 +33,8 @@ use crate::intake::{BATCH_BYTES_MAX, Desks, read_batch, read_hello, read_stateme
 const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a statement or an announcement at most: a row that keeps it fits into every spool.
 const SIGNED_BYTES_MAX: usize = 512 << 10;
+/// KiB of bodies that are read or wait for their answer at a time; who comes then is to try again.
+pub(crate) const BODIES_KIB_MAX: usize = 256 << 10;
 /// Time for a handshake, and for the body of a request.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a request after which a connection is closed.
@@ -48,6 +50,8 @@ pub(crate) struct Receiver {
     pub(crate) requests: SyncSender<Request>,
     /// From then on only the collector itself is served.
     pub(crate) is_closing: Arc<AtomicBool>,
+    /// Room for bodies, in KiB.
+    pub(crate) room: Arc<Semaphore>,
 }
 
 impl Receiver {
@@ -151,6 +155,15 @@ impl Receiver {
             BATCH_BYTES_MAX
         } else {
             SIGNED_BYTES_MAX
+        };
+        // What a request says of its length is not exceeded; one that says nothing may take the limit.
+        let length = request.body().size_hint().upper();
+        let length = length.map_or(limit, |length| {
+            limit.min(usize::try_from(length).unwrap_or(limit))
+        });
+        let length_kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        let Ok(_room) = self.room.try_acquire_many(length_kib) else {
+            return render(Err(overload("too many bodies are on their way")));
         };
         let body = match read_body(request, limit).await {
             Ok(body) => body,

@@ -26,7 +26,7 @@ use counterfoil_spool::{
 };
 use counterfoil_trust::Identity;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ use crate::intake::Desks;
 use crate::journal::Journal;
 use crate::own::OwnWriter;
 use crate::rebuild::{Rebuilt, rebuild};
-use crate::receiver::Receiver;
+use crate::receiver::{BODIES_KIB_MAX, Receiver};
 use crate::seal::Sealer;
 
 /// Build named in manifests and the collector's own statements.
@@ -219,6 +219,7 @@ impl Prepared {
             desks,
             requests: keeper.requests.clone(),
             is_closing: Arc::new(AtomicBool::new(false)),
+            room: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
         };
         Ok(Collector {
             address,

@@ -286,6 +286,7 @@ async fn a_full_queue_is_answered_with_try_again() {
         },
         requests,
         is_closing: std::sync::Arc::default(),
+        room: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
     };
     let peer = counterfoil_trust::peer_of(shop.identity.current().chain_der()).unwrap();
     let batch = || shop.batch(0..1).into();

@@ -1,5 +1,7 @@
 //! Writers that sign what a verifier would never take, clocks that are wrong, and conflicts.
 
+use std::time::Duration;
+
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::frame::push_record;
 use counterfoil_entry::id::{Epoch, Stream};
@@ -11,6 +13,8 @@ use counterfoil_entry::table::TableId;
 use counterfoil_entry::tree::{leaf_hash, root};
 use counterfoil_entry::word::{Kind, Side};
 use counterfoil_entry::{Time, clock};
+
+use tokio::io::AsyncWriteExt;
 
 use super::world::{Running, SHOP, STREAM, TestWriter, World, eventually};
 use crate::gaps::{Notice, reconcile};
@@ -228,6 +232,38 @@ async fn more_kinds_of_streams_than_a_manifest_holds_are_put_off() {
     collector.stop().await;
     let report = world.verify();
     assert!(report.is_proved(), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_announced_and_do_not_come_leave_the_collector_its_memory() {
+    let world = World::new();
+    let collector = world.collector().await;
+    let mut shop = world.writer(SHOP, 7);
+    shop.hello(&collector).await;
+    shop.write(1);
+    let head = b"POST /v1/batch HTTP/1.1\r\nhost: c\r\ncontent-length: 4194304\r\n\r\n";
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        let mut tls = shop.connect(&collector).await;
+        tls.write_all(head).await.unwrap();
+        tls.flush().await.unwrap();
+        slow.push(tls);
+    }
+    let mut answer = 200;
+    for _ in 0..100 {
+        answer = shop.send(&collector, 0..1).await.0;
+        if answer == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(answer, 503);
+    drop(slow);
+    while shop.send(&collector, 0..1).await.0 == 503 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    shop.work(&collector, 1).await;
+    collector.stop().await;
 }
 
 #[test]

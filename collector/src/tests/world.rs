@@ -38,6 +38,7 @@ use rcgen::{
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{CollectorConfig, CollectorError, Prepared};
@@ -473,13 +474,17 @@ impl TestWriter {
         assert_eq!(stated.0, 200, "{stated:?}");
     }
 
-    pub(super) async fn post(&self, to: &Running, path: &str, body: Vec<u8>) -> Reply {
+    pub(super) async fn connect(&self, to: &Running) -> TlsStream<TcpStream> {
         let config = client_config(&self.identity, Expect::AnyInDomain, &[b"http/1.1"]);
         let stream = TcpStream::connect(to.address).await.unwrap();
-        let tls = TlsConnector::from(config)
+        TlsConnector::from(config)
             .connect(server_name(), stream)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    pub(super) async fn post(&self, to: &Running, path: &str, body: Vec<u8>) -> Reply {
+        let tls = self.connect(to).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
             .await
             .unwrap();
