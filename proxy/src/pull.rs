@@ -117,11 +117,15 @@ impl Pull {
             return Ok(());
         };
         let applied = self.apply(&fetched.body);
+        let in_force = applied.is_ok();
+        let kept = applied.and_then(|()| self.keep(&fetched.body));
+        // what is in force and not kept is fetched again: a restart would bring the one before back
+        let done = kept.is_ok() || !in_force;
         *served = Served {
-            etag: fetched.etag,
-            in_force: applied.is_ok(),
+            etag: fetched.etag.filter(|_| done),
+            in_force,
         };
-        match applied.and_then(|()| self.keep(&fetched.body)) {
+        match kept {
             Ok(()) => counters.bundle_applied(),
             Err(error) => {
                 counters.bundle_refused();

@@ -221,6 +221,26 @@ async fn a_proxy_joins_pulls_serves_and_starts_again_without_control() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_that_could_not_be_kept_is_kept_as_soon_as_it_can_be() {
+    let ca = Arc::new(Ca::new());
+    let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    let disk = Disk::new(&control, &ca).await;
+    let state = disk.directory.path().join("state");
+    // a folder where the file is to be written first
+    std::fs::create_dir_all(state.join("bundle.new")).unwrap();
+    let _proxy = disk.start();
+    disk.until("/ready", 200).await;
+    assert!(!state.join("bundle").exists());
+    std::fs::remove_dir(state.join("bundle.new")).unwrap();
+    let looking = async {
+        while !state.join("bundle").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, looking).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_it_has_joined_a_proxy_lives_but_is_not_ready_and_ends_when_told() {
     let ca = Arc::new(Ca::new());
     let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
