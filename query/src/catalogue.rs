@@ -113,6 +113,8 @@ impl World {
         let mut state = SessionStateBuilder::new_from_existing(self.template.as_ref().clone())
             .with_catalog_list(self.catalogues()?)
             .build();
+        // A copied state keeps the time of the template, which `now()` would answer for ever.
+        state.mark_start_execution();
         for name in WINDOWED {
             state.register_udtf(
                 name,

@@ -92,3 +92,20 @@ pub fn with_pg_catalog(template: SessionState) -> Result<(SessionState, Arc<dyn 
     }
     Ok((state, schema))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_statement_has_a_now_of_its_own() {
+        let template = Arc::new(template(1 << 20, 1).unwrap());
+        let world = World::new(template, Arc::new(Snapshot::default()));
+        let now = || {
+            let state = world.state().unwrap();
+            state.execution_props().query_execution_start_time.unwrap()
+        };
+        let first = now();
+        assert!(first < now());
+    }
+}

@@ -103,7 +103,7 @@ WITH client AS (
     s.upstream_ns AS server_upstream_ns,
     c.overhead_ns AS client_overhead_ns,
     s.overhead_ns AS server_overhead_ns,
-    c.upstream_ns - s.duration_ns AS network_ns,
+    c.upstream_ns - (s.duration_ns - coalesce(s.downstream_ns, 0)) AS network_ns,
     c.writer AS client_writer,
     s.writer AS server_writer,
     coalesce(c.retried, false) AS retried,
