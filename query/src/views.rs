@@ -64,6 +64,8 @@ pub const VIEWS: &[View] = &[
 /// `agrees`: source, destination, operation and method are the same and, when both ended
 /// completely, status and sizes; the size of a request only when neither half says that the response
 /// ended before it (`request_incomplete`). For a denial the side that decided is the authority.
+/// `network_ns`: what the caller's proxy waited for the callee's, less what that one worked or
+/// waited for its application; small negative values are the noise of two clocks.
 const CALLS: &str = "
 WITH client AS (
   SELECT * FROM public.entries
