@@ -1,7 +1,7 @@
 //! Which headers may cross the proxy: none that belong to one connection, none that claim who calls.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
@@ -68,6 +68,23 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     drop_where(trailers, |name| {
         is_claim(name) || OF_THE_CALL.iter().any(|known| known == name)
     });
+}
+
+/// Joins the cookies of a request for a next hop that speaks HTTP/1.1: in HTTP/2 each may have a line
+/// of its own, and in HTTP/1.1 they share one (RFC 9113, 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if lines.len() < 2 {
+        return;
+    }
+    // parts that are header values make one
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Takes from a response what must not reach the caller. Only a proxy may say `x-counterfoil-*`.
@@ -184,6 +201,17 @@ mod tests {
             names(&headers),
             ["content-length", "content-type", "traceparent"]
         );
+    }
+
+    #[test]
+    fn cookies_share_a_line_only_where_there_are_several() {
+        let mut headers = map(&[("cookie", "a=1")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers[COOKIE], "a=1");
+        headers.append(COOKIE, HeaderValue::from_static("b=2; c=3"));
+        join_cookies(&mut headers);
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers[COOKIE], "a=1; b=2; c=3");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::body::{Answering, RequestBody, ResponseBody};
 use crate::call::OpenCall;
 use crate::failure::Failure;
 use crate::gate;
-use crate::headers::clean_request;
+use crate::headers::{clean_request, join_cookies};
 use crate::relay::{self, From};
 use crate::scribe::is_grpc;
 use crate::waits::Waiting;
@@ -134,6 +134,7 @@ fn prepare(
     } else {
         target.scheme = None;
         target.authority = None;
+        join_cookies(next.headers_mut());
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             next.headers_mut().insert(HOST, host);
         }

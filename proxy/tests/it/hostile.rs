@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::app::{self, full};
 use crate::books::{DEADLINE, agreed, wait_for};
-use crate::client::{Raw, ask, get};
+use crate::client::{Raw, ask, get, h2};
 use crate::failures::nobody;
 use crate::world::{CART, SHOP, Setup, World, cart_bundle, shop_bundle};
 
@@ -76,6 +76,21 @@ async fn a_claim_is_dropped_however_it_is_spelt() {
         assert!(!answer.to_lowercase().contains(gone), "{gone} in {answer}");
     }
     assert!(answer.contains("x_mine: kept\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_of_an_http2_caller_reach_the_application_on_one_line() {
+    let world = World::start(app::start(app::echo()).await);
+    let mut caller = h2(world.shop.outbound).await;
+    let request = http::Request::get("http://cart/carts/1")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(http_body_util::Full::default())
+        .unwrap();
+    let response = caller.send_request(request).await.unwrap();
+    let answer = response.into_body().collect().await.unwrap().to_bytes();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("cookie: a=1; b=2\n"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
