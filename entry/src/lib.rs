@@ -5,6 +5,7 @@
 
 pub mod announcement;
 pub mod clock;
+pub mod ed25519;
 pub mod entry;
 pub mod frame;
 pub mod hash;

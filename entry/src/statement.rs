@@ -1,6 +1,6 @@
 //! Statements: a writer's signed account of what it wrote.
 
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::id::{Epoch, IdError, Stream, Writer};
 use crate::tlv::{Encoder, Fields, TlvError};
@@ -459,7 +459,5 @@ impl AuditKey {
 #[must_use]
 pub fn verify_statement(signed: &Signed, public: &[u8; 32]) -> bool {
     let over = signing_bytes(&statement_hash(&signed.bytes));
-    UnparsedPublicKey::new(&ED25519, public)
-        .verify(&over, &signed.signature)
-        .is_ok()
+    crate::ed25519::verify(public, &over, &signed.signature)
 }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use counterfoil_entry::ed25519::verify;
 use counterfoil_entry::tree::sha256;
 
 /// Algorithm byte of Ed25519 in verifier keys and key ids.
@@ -296,9 +297,11 @@ impl Note {
         if lines.next().is_some() {
             return Err(NoteError::Malformed("two signature lines of one key"));
         }
-        UnparsedPublicKey::new(&ED25519, key.public)
-            .verify(self.text.as_bytes(), &line.signature)
-            .map_err(|_| NoteError::Wrong(key.name.clone()))
+        if verify(&key.public, self.text.as_bytes(), &line.signature) {
+            Ok(())
+        } else {
+            Err(NoteError::Wrong(key.name.clone()))
+        }
     }
 
     /// As [`Note::verify`], and refuses any line that is not by `key`.
