@@ -310,8 +310,12 @@ fn pause() {
 fn journal_files(folder: &Path, first: Option<u64>) -> Result<Option<Vec<u64>>, BooksError> {
     let mut files = journal::files(folder).map_err(TailError::from)?;
     let Some(first) = first else {
-        // Nothing is sealed yet, so nothing was trimmed.
-        return Ok(Some(files));
+        // Nothing was sealed when the log was read. When the first file is gone all the same, the first
+        // seal has happened since.
+        return Ok(files
+            .first()
+            .is_none_or(|first| *first == 1)
+            .then_some(files));
     };
     files.retain(|number| *number >= first);
     if files.is_empty() && folder.exists() {
@@ -342,5 +346,26 @@ impl Sealed<'_> {
         segments
             .filter(|one| one.table == TableId::Statements && one.class.is_permanent())
             .map(|one| (one.segment, self.books.join(&one.file)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_was_trimmed_since_the_log_was_read_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = |first| journal_files(folder.path(), first).unwrap();
+        assert_eq!(found(None), Some(Vec::new()));
+        let file = |number: u64| {
+            std::fs::write(journal::file_path(folder.path(), number), b"CFJRNL01").unwrap();
+        };
+        file(2);
+        assert_eq!(found(None), None);
+        assert_eq!(found(Some(1)), None);
+        assert_eq!(found(Some(2)), Some(vec![2]));
+        file(1);
+        assert_eq!(found(None), Some(vec![1, 2]));
     }
 }
