@@ -9,10 +9,13 @@ use counterfoil_entry::rows::QueryLogRow;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::SchemaProvider;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, ParamValues};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::registry::FunctionRegistry;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{ExecutionPlan, StatisticsArgs, StatisticsContext, execute_stream};
 use datafusion::prelude::SQLOptions;
@@ -246,6 +249,7 @@ impl Engine {
                 .await
                 .map_err(|error| SqlError::from(&error))?;
             check_joins(&physical)?;
+            let physical = yielding(physical).map_err(|error| SqlError::from(&error))?;
             Ok(Prepared {
                 physical,
                 state,
@@ -342,10 +346,23 @@ async fn run(
     }
 }
 
+/// Lets every join give way between its batches: one that makes many rows of few never waits for its
+/// inputs, and could not be stopped otherwise.
+fn yielding(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+    let wrapped = plan.transform_up(|node| {
+        Ok(if node.name().ends_with("JoinExec") {
+            Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
+        } else {
+            Transformed::no(node)
+        })
+    });
+    wrapped.map(|wrapped| wrapped.data)
+}
+
 /// Refuses joins without an equality over inputs so large that the plan could not be stopped.
 fn check_joins(plan: &Arc<dyn ExecutionPlan>) -> Result<(), SqlError> {
     let children = plan.children();
-    if (plan.is::<NestedLoopJoinExec>() || plan.is::<CrossJoinExec>())
+    if plan.is::<NestedLoopJoinExec>()
         && let [left, right] = children.as_slice()
         && rows_of(left).saturating_mul(rows_of(right)) > PAIRS_MAX
     {
@@ -369,9 +386,26 @@ fn rows_of(plan: &Arc<dyn ExecutionPlan>) -> u128 {
     }
     let children = plan.children();
     if children.is_empty() {
-        return UNKNOWN;
+        return series_rows(plan).unwrap_or(UNKNOWN);
     }
-    children.into_iter().map(rows_of).sum()
+    let rows = children.into_iter().map(rows_of);
+    if plan.is::<NestedLoopJoinExec>() || plan.is::<CrossJoinExec>() {
+        return rows.fold(1, u128::saturating_mul);
+    }
+    rows.fold(0, u128::saturating_add)
+}
+
+/// Rows of a `generate_series` of integers with the step 1, which tells them in its text only.
+fn series_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<u128> {
+    let text = DisplayableExecutionPlan::new(plan.as_ref())
+        .one_line()
+        .to_string();
+    let number = |name: &str| -> Option<i128> {
+        let (_, rest) = text.split_once(name)?;
+        let digits = rest.split([',', ']']).next()?;
+        digits.trim().parse().ok()
+    };
+    u128::try_from(number("end=")?.checked_sub(number("start=")?)?).ok()
 }
 
 /// The rows of a running statement. Dropping it stops the statement and logs it as aborted.

@@ -534,6 +534,32 @@ async fn a_client_that_does_not_read_gives_its_turn_back_at_its_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_join_that_makes_many_rows_of_few_stops_and_one_that_could_not_is_refused() {
+    let shop = shop();
+    let served = serve(&shop).await;
+    let series = |name: &str| format!("generate_series(1, 1000000) {name}(v)");
+    let (a, b) = (series("a"), series("b"));
+    for _ in 0..6 {
+        let sql = format!("set statement_timeout = 200; select count(*) from {a}, {b}");
+        let (_, err) = served.psql(&sql).await;
+        assert!(err.contains("57014"), "{err}");
+    }
+    let (out, err) = served.psql("select 1").await;
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("1", ""),
+        "no thread is left busy"
+    );
+    let sql = format!("select count(*) from {a}, {b} where a.v < b.v");
+    let (_, err) = served.psql(&sql).await;
+    assert!(err.contains("54000"), "{err}");
+    let (out, err) = served
+        .psql("select count(*) from generate_series(1, 10) a(v), generate_series(1, 10) b(v) where a.v < b.v")
+        .await;
+    assert_eq!((out.as_str(), err.as_str()), ("45", ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cancel_request_stops_a_statement_and_the_connection_lives_on() {
     use tokio::io::AsyncWriteExt;
     let shop = shop();
