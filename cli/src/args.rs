@@ -77,12 +77,12 @@ pub(crate) enum PortChoice {
 /// Options of `sql`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  counterfoil sql --url http://auditor:PASSWORD@127.0.0.1:15480 \"select * from sla\"\n  \
+    after_help = "Examples:\n  PGPASSWORD=... counterfoil sql --url http://auditor@127.0.0.1:15480 \"select * from sla\"\n  \
                         PGPASSWORD=... counterfoil sql --user auditor \"select count(*) from entries\"\n  \
                         counterfoil sql --data-dir counterfoil-data -o json \"select * from calls limit 3\""
 )]
 pub(crate) struct SqlArgs {
-    /// The running server, with user and password when it asks for them
+    /// The running server, with the user; better give the password as PGPASSWORD, for arguments are seen by others
     #[arg(
         long,
         env = "COUNTERFOIL_URL",

@@ -98,7 +98,7 @@ impl Estate {
         let (password, address) = (&files.password, ports.postgres);
         self.console.say(format_args!(
             "ask the books at any time:\n  PGPASSWORD={password} psql -h {} -p {} -U {AUDITOR} counterfoil\n  \
-             counterfoil sql --url http://{AUDITOR}:{password}@{} \"select * from denials\"",
+             PGPASSWORD={password} counterfoil sql --url http://{AUDITOR}@{} \"select * from denials\"",
             address.ip(),
             address.port(),
             ports.http,

@@ -177,6 +177,8 @@ fn log_key(root: &Path) -> anyhow::Result<LogKey> {
 fn policy(site: &Site<'_>, key: &LogKey) -> String {
     format!(
         "# Whose books these are. Keep a copy of this file where the keepers of the books cannot change it.\n\
+         # With `freshness_s = 86400`, books whose newest manifest is older than a day do not verify: so a cut tail is found\n\
+         # without a saved checkpoint, and with --complete the verdict is \"complete\".\n\
          origins = [{}]\nlog_keys = [{}]\ntrust_roots = \"\"\"\n{}\"\"\"\n",
         quoted(ORIGIN),
         quoted(&key.verifier().to_string()),

@@ -28,6 +28,9 @@ pub(super) const COLUMNS: [&str; 9] = [
     "server_latency_us",
 ];
 
+/// Name of an operation whose recorded text is empty.
+const UNNAMED: &str = "(no name)";
+
 /// A file of recorded calls cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("reading the recorded calls of {}: {what}", path.display())]
@@ -118,7 +121,8 @@ impl Rows {
             let system = &mut self.interned.system;
             let source = system.service(sources.as_string::<i32>().value(row));
             let destination = system.service(destinations.as_string::<i32>().value(row));
-            let operation = system.operation(destination, endpoints.as_string::<i32>().value(row));
+            let operation =
+                system.operation(destination, named(endpoints.as_string::<i32>().value(row)));
             let start = starts.value(row);
             // A call of no length would seem to have ended before itself.
             let length = client.value(row).clamp(1, 1 << 40) * 1_000;
@@ -162,6 +166,15 @@ fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String
     batch
         .column_by_name(name)
         .ok_or_else(|| in_column(name, "is missing"))
+}
+
+/// The catalogue, as OpenAPI, knows no operation without a name.
+fn named(endpoint: &str) -> &str {
+    if endpoint.is_empty() {
+        UNNAMED
+    } else {
+        endpoint
+    }
 }
 
 fn numbers(batch: &RecordBatch, name: &str, to: &DataType) -> Result<ArrayRef, String> {
@@ -278,6 +291,52 @@ mod tests {
         };
         assert_eq!(read(&binary), read(&text));
         assert!(read(&text).contains("start: 1000000, end: 1007000, server_ns: 7000"));
+    }
+
+    #[test]
+    fn texts_of_any_encoding_are_read_and_an_empty_one_gets_a_name() {
+        let plain = batch(
+            Arc::new(TimestampNanosecondArray::from(vec![1_000_000])),
+            Arc::new(StringArray::from(vec!["0a"])),
+            Arc::new(StringArray::from(vec!["1"])),
+            Arc::new(Int64Array::from(vec![7])),
+        );
+        let read = |endpoint: &str, to: &DataType| {
+            let column: ArrayRef = Arc::new(StringArray::from(vec![endpoint]));
+            let columns = plain
+                .schema()
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .zip(
+                    plain
+                        .columns()
+                        .iter()
+                        .map(|column| match column.data_type() {
+                            DataType::Utf8 => cast(column, to).unwrap(),
+                            _ => Arc::clone(column),
+                        }),
+                )
+                .map(|(name, old)| match name.as_str() {
+                    "endpoint" => (name, cast(&column, to).unwrap()),
+                    _ => (name, old),
+                })
+                .collect::<Vec<_>>();
+            let mut rows = Rows::default();
+            rows.add(&RecordBatch::try_from_iter(columns).unwrap())
+                .unwrap();
+            rows.interned.system.operations[0].endpoint.clone()
+        };
+        let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+        for to in [
+            DataType::Utf8,
+            DataType::LargeUtf8,
+            DataType::Utf8View,
+            dictionary,
+        ] {
+            assert_eq!(read("GET /é \"x\"", &to), "GET /é \"x\"", "{to}");
+            assert_eq!(read("", &to), UNNAMED, "{to}");
+        }
     }
 
     #[test]
