@@ -6,6 +6,7 @@ mod session;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pgwire::api::auth::StartupHandler;
@@ -14,6 +15,7 @@ use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::{ErrorHandler, PgWireServerHandlers};
 use pgwire::messages::cancel::CancelRequest;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
 use crate::pg::login::Login;
@@ -21,6 +23,9 @@ use crate::pg::session::{Session, Sessions};
 use crate::users::Users;
 
 pub use answer::Conversation;
+
+/// After this long without a log-in a connection is closed, as PostgreSQL's `authentication_timeout`.
+const LOGIN_TIME: Duration = Duration::from_secs(60);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -52,12 +57,27 @@ impl Server {
         stream: TcpStream,
         tls: Option<tokio_rustls::TlsAcceptor>,
     ) -> std::io::Result<()> {
+        let logged_in = CancellationToken::new();
         let connection = Connection {
-            login: Arc::new(Login::new(Arc::clone(&self))),
+            login: Arc::new(Login::new(Arc::clone(&self), logged_in.clone())),
             conversation: Arc::new(Conversation::new(Arc::clone(&self.engine))),
             cancel: Arc::new(Canceller(Arc::clone(&self))),
         };
-        Box::pin(pgwire::tokio::process_socket(stream, tls, connection)).await
+        tokio::select! {
+            ended = Box::pin(pgwire::tokio::process_socket(stream, tls, connection)) => ended,
+            () = no_log_in(&logged_in, LOGIN_TIME) => Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "waiting for a log-in",
+            )),
+        }
+    }
+}
+
+/// Ends when the time for a log-in is over and there was none.
+async fn no_log_in(logged_in: &CancellationToken, limit: Duration) {
+    let log_in = tokio::time::timeout(limit, logged_in.cancelled());
+    if log_in.await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -111,4 +131,19 @@ type Keys = Mutex<Open>;
 
 fn lock(keys: &Keys) -> std::sync::MutexGuard<'_, Open> {
     keys.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_who_never_logs_in_is_sent_away() {
+        let logged_in = CancellationToken::new();
+        no_log_in(&logged_in, Duration::ZERO).await;
+        logged_in.cancel();
+        let stays = no_log_in(&logged_in, Duration::ZERO);
+        let patience = tokio::time::timeout(Duration::from_millis(1), stays);
+        assert!(patience.await.is_err());
+    }
 }

@@ -17,6 +17,7 @@ use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::startup::{Authentication, PasswordMessageFamily, SecretKey};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::Server;
 use super::session::Session;
@@ -33,13 +34,16 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 pub(crate) struct Login {
     server: Arc<Server>,
     exchange: Mutex<Option<Exchange>>,
+    /// Cancelled when the log-in is done.
+    done: CancellationToken,
 }
 
 impl Login {
-    pub(crate) fn new(server: Arc<Server>) -> Self {
+    pub(crate) fn new(server: Arc<Server>, done: CancellationToken) -> Self {
         Self {
             server,
             exchange: Mutex::new(None),
+            done,
         }
     }
 
@@ -127,6 +131,7 @@ impl Login {
             .add(number, key.to_bytes().to_vec(), &session);
         client.set_pid_and_secret_key(number, key);
         client.session_extensions().insert::<Arc<Session>>(session);
+        self.done.cancel();
         finish_authentication(client, &Parameters).await
     }
 }
