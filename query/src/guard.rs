@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
+use crate::chains;
 use crate::error::{INVALID_VALUE, NOT_SUPPORTED, PRIVILEGE, READ_ONLY, SqlError};
 
 /// Settings that a session may change for itself; none of them changes what a query returns.
@@ -62,7 +63,9 @@ pub enum Allowed {
 ///
 /// # Errors
 /// 42601 with the position of the first token that does not fit.
+/// 54001 when its chains are too long.
 pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
+    chains::check(sql)?;
     let plain = Parser::new(&PostgreSqlDialect {})
         .with_recursion_limit(100)
         .try_with_sql(sql)
@@ -78,7 +81,9 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
     {
         return Ok(rewritten);
     }
-    plain.map_err(|error| SqlError::from_parser(&error, sql))
+    let statements = plain.map_err(|error| SqlError::from_parser(&error, sql))?;
+    chains::check_tables(&statements)?;
+    Ok(statements)
 }
 
 fn compatible() -> &'static PostgresCompatibilityParser {

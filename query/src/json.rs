@@ -67,6 +67,7 @@ fn value(column: &ArrayRef, index: usize) -> Result<Value, ArrowError> {
         return Ok(Value::Null);
     }
     Ok(match column.data_type() {
+        DataType::Null => Value::Null,
         DataType::Boolean => Value::Bool(column.as_boolean().value(index)),
         DataType::Int8 => column.as_primitive::<Int8Type>().value(index).into(),
         DataType::Int16 => column.as_primitive::<Int16Type>().value(index).into(),

@@ -2,6 +2,7 @@
 
 pub mod books;
 pub mod catalogue;
+mod chains;
 pub mod config;
 pub mod engine;
 pub mod error;

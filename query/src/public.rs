@@ -260,15 +260,14 @@ fn translate(filter: &Expr, raw: &Schema) -> Option<Expr> {
             negated: false,
         }) => {
             let column = raw_column(expr, raw)?;
-            let mut any: Option<Expr> = None;
-            for item in list {
-                let Expr::Literal(value, _) = item else {
-                    return None;
-                };
-                let equal = compare(column, Operator::Eq, value)?;
-                any = Some(any.map_or_else(|| equal.clone(), |any| any.or(equal.clone())));
-            }
-            any
+            let literals: Option<Vec<&ScalarValue>> = list
+                .iter()
+                .map(|item| match item {
+                    Expr::Literal(value, _) => Some(value),
+                    _ => None,
+                })
+                .collect();
+            one_of(column, &literals?)
         }
         Expr::IsNull(inner) => {
             let column = raw_column(inner, raw)?;
@@ -278,6 +277,26 @@ fn translate(filter: &Expr, raw: &Schema) -> Option<Expr> {
         Expr::IsNotNull(inner) => Some(raw_expr(raw_column(inner, raw)?).is_not_null()),
         _ => None,
     }
+}
+
+/// That `field` is one of `values`, as a list, never as a chain of comparisons: a chain is as deep as it
+/// is long, and is walked for every row. Times, each of which is a range, become one range of all.
+fn one_of(field: RawColumn<'_>, values: &[&ScalarValue]) -> Option<Expr> {
+    if let DataType::Timestamp(..) = field.data_type() {
+        let times: Option<Vec<i64>> = values.iter().map(|value| nanoseconds(value)).collect();
+        let times = times?;
+        let bound = |ns: Option<&i64>| Some(ScalarValue::TimestampNanosecond(Some(*ns?), None));
+        let above = compare(field, Operator::GtEq, &bound(times.iter().min())?)?;
+        return Some(above.and(compare(field, Operator::LtEq, &bound(times.iter().max())?)?));
+    }
+    let literals: Option<Vec<Expr>> = values
+        .iter()
+        .map(|value| match compare(field, Operator::Eq, value)? {
+            Expr::BinaryExpr(BinaryExpr { right, .. }) => Some(*right),
+            _ => None,
+        })
+        .collect();
+    Some(raw_expr(field).in_list(literals?, false))
 }
 
 /// A raw column, and whether the filter saw it through a cast that only changes units or zones.
@@ -417,7 +436,11 @@ mod tests {
             (column("seq").gt(lit(-7_i64)), "nothing"),
             (
                 column("status").in_list(vec![lit(500_i64), lit(503_i64)], false),
-                "status = UInt16(500) OR status = UInt16(503)",
+                "status IN ([UInt16(500), UInt16(503)])",
+            ),
+            (
+                column("start_time").in_list(vec![us(5), us(9), us(7)], false),
+                "start_time >= TimestampNanosecond(5000, Some(\"UTC\")) AND start_time < TimestampNanosecond(10000, Some(\"UTC\"))",
             ),
             (column("side").eq(lit("client")), "side = Utf8(\"client\")"),
             (column("duration_ns").is_null(), "nothing"),

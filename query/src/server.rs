@@ -169,6 +169,10 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     Ok(())
 }
 
+/// Stack of a thread that plans (bytes). Planning walks trees that are as deep as the longest chain of
+/// a statement allows; memory is taken only where a stack is used.
+const STACK_BYTES: usize = 64 << 20;
+
 /// The threads on which statements are planned and run: between two awaits a plan burns CPU, and on
 /// the network's threads it would starve them.
 struct Cpu(Option<Runtime>);
@@ -179,6 +183,7 @@ impl Cpu {
         let builder = builder
             .worker_threads(threads)
             .thread_name("query-cpu")
+            .thread_stack_size(STACK_BYTES)
             .enable_all();
         builder
             .build()

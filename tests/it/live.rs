@@ -1,6 +1,6 @@
 //! Questions to a running demo, with psql.
 
-use crate::world::{Demo, eventually, rows};
+use crate::world::{Demo, Psql, eventually, rows};
 
 #[test]
 fn psql_answers_while_the_demo_runs_and_nothing_can_be_written() {
@@ -64,9 +64,31 @@ fn psql_answers_while_the_demo_runs_and_nothing_can_be_written() {
     let said = psql.with_password("guess").refused("select 1");
     assert!(said.contains("password authentication failed"), "{said}");
 
+    long_statements_are_answered_or_refused(&psql);
+
     demo.terminate();
     demo.finish_well();
     assert!(rows(demo.data(), "select * from query_log where phase = 'start'").len() > 5);
+}
+
+/// What once filled a thread's stack: the server must outlive all of it.
+fn long_statements_are_answered_or_refused(psql: &Psql) {
+    let list: Vec<String> = (0..5_000).map(|n| n.to_string()).collect();
+    let listed = format!(
+        "select count(*) from entries where seq in ({})",
+        list.join(",")
+    );
+    assert!(psql.number(&listed) > 0);
+    assert_eq!(psql.number(&format!("select 1{}", "+1".repeat(900))), 901);
+    for chain in [
+        format!("select 1{}", "+1".repeat(5_000)),
+        format!("select 1{}", " union all select 1".repeat(1_000)),
+        format!("select count(*) from gaps{}", ", gaps".repeat(1_000)),
+    ] {
+        let said = psql.refused(&chain);
+        assert!(said.contains("54001"), "{said}");
+    }
+    assert_eq!(psql.number("select 1"), 1);
 }
 
 #[test]
