@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use counterfoil_columns::journal::JournalError;
-use counterfoil_entry::clock;
 use counterfoil_entry::id::{Epoch, Writer};
 use counterfoil_entry::rows::GapRow;
 use counterfoil_entry::statement::{Signed, Statement};
+use counterfoil_entry::{Time, clock};
 use tokio::sync::oneshot;
 
 use crate::answer::Answer;
@@ -86,18 +86,23 @@ pub(crate) struct Bookkeeper {
     is_sealing: bool,
     is_closing: bool,
     is_last_seal: bool,
-    sealed_at_ns: u64,
+    /// Monotonic time of the next seal.
+    due_ns: u64,
 }
 
 impl Bookkeeper {
-    /// A bookkeeper that has taken over `state` and begun `journal`.
+    /// A bookkeeper that has taken over `state` and begun `journal`. The next seal is due one interval
+    /// after `sealed_until`, where the last manifest ends, however often the collector starts.
     pub(crate) fn new(
         pace: Pace,
         (state, journal, files): (State, Journal, JournalFiles),
         own: OwnWriter,
         sealer: SealerLine,
         checkpoint: Arc<str>,
+        sealed_until: Time,
     ) -> Self {
+        let waited_ns = clock::wall().since_ns(sealed_until);
+        let rest_ns = rest_ns(pace.seal_interval_ns, waited_ns);
         Self {
             pace,
             state,
@@ -110,7 +115,7 @@ impl Bookkeeper {
             is_sealing: false,
             is_closing: false,
             is_last_seal: false,
-            sealed_at_ns: clock::mono_ns(),
+            due_ns: clock::mono_ns().saturating_add(rest_ns),
         }
     }
 
@@ -245,15 +250,15 @@ impl Bookkeeper {
         if self.is_sealing || self.is_last_seal {
             return Ok(());
         }
-        let since = clock::mono_ns().saturating_sub(self.sealed_at_ns);
+        let now = clock::mono_ns();
         let is_due = self.is_closing
-            || since >= self.pace.seal_interval_ns
+            || now >= self.due_ns
             || self.state.sealable_rows() >= self.pace.seal_rows_max;
         if !is_due {
             return Ok(());
         }
         self.is_last_seal = self.is_closing;
-        self.sealed_at_ns = clock::mono_ns();
+        self.due_ns = now.saturating_add(self.pace.seal_interval_ns);
         self.is_sealing = true;
         let job = self.rotate()?;
         self.sealer
@@ -292,5 +297,22 @@ impl Bookkeeper {
         self.files
             .retain(|number, _| *number >= sealed.journal_file);
         Ok(())
+    }
+}
+
+/// What is left of an interval of which `waited_ns` have passed; all of it when the clock went back.
+fn rest_ns(interval_ns: u64, waited_ns: i64) -> u64 {
+    interval_ns.saturating_sub(u64::try_from(waited_ns).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rest_ns;
+
+    #[test]
+    fn a_seal_is_due_when_the_interval_since_the_last_one_has_passed() {
+        for (waited, rest) in [(0, 60), (59, 1), (60, 0), (i64::MAX, 0), (-5, 60)] {
+            assert_eq!(rest_ns(60, waited), rest, "{waited}");
+        }
     }
 }

@@ -369,11 +369,13 @@ fn start_threads(
         silence_ns: config.silence_s.saturating_mul(1_000_000_000),
     };
     let checkpoint = Arc::from(log.checkpoint());
+    let sealed_until = log.until();
     let line = SealerLine {
         jobs,
         done: outcomes,
     };
-    let keeper = Bookkeeper::new(pace, (state, journal, files), own, line, checkpoint);
+    let kept = (state, journal, files);
+    let keeper = Bookkeeper::new(pace, kept, own, line, checkpoint, sealed_until);
     let (ended, outcome) = oneshot::channel();
     let sealer_lock = Arc::clone(&lock);
     let sealer = spawn("sealer", move || {
