@@ -33,8 +33,12 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(false)
         .with_writer(std::io::stderr)
+        // they would be printed to the stderr that has just failed, and that panics
+        .log_internal_errors(false)
         .init();
-    let config = match Config::load(&arguments.config) {
+    let loaded = Config::load(&arguments.config)
+        .and_then(|config| config.check_files(&arguments.config).map(|()| config));
+    let config = match loaded {
         Ok(config) => config,
         Err(error) => {
             tracing::error!("{:#}", anyhow::Error::from(error));

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{Backoff, fraction};
 use crate::client::{ALPN, Ask, ClientError, Connection, Reply};
 
+/// Name of the kept SVID in `state_dir`.
+const KEPT_FILE: &str = "svid.json";
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A kept SVID that expires sooner than this is not begun with.
@@ -425,7 +427,13 @@ struct Kept {
 }
 
 fn kept_path(config: &IdentityConfig) -> PathBuf {
-    config.state_dir.join("svid.json")
+    config.state_dir.join(KEPT_FILE)
+}
+
+/// Whether `state_dir` keeps an SVID, good or not: a join has succeeded before.
+#[must_use]
+pub fn is_kept(state_dir: &Path) -> bool {
+    state_dir.join(KEPT_FILE).exists()
 }
 
 fn keep(config: &IdentityConfig, answer: &SvidAnswer, key: &str) -> Result<(), JoinError> {

@@ -80,6 +80,21 @@ impl Disk {
         Process(command.spawn().unwrap())
     }
 
+    /// Starts with files that may not grow beyond 32 KiB, and logs that nobody takes.
+    fn start_on_a_full_disk(&self) -> Process {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg("trap '' XFSZ; ulimit -f 64; exec \"$@\"")
+            .arg("sh")
+            .arg(env!("CARGO_BIN_EXE_counterfoil-proxy"))
+            .arg("--config")
+            .arg(self.config())
+            .stderr(full.unwrap());
+        Process(command.spawn().unwrap())
+    }
+
     /// Waits until the admin port answers `path` with `status`.
     async fn until(&self, path: &str, status: u16) -> String {
         let looking = async {
@@ -155,6 +170,64 @@ async fn a_bad_configuration_ends_with_64_and_says_why() {
         }
     }
     assert_eq!(run(Path::new("/nowhere.toml"), &[]).status.code(), Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_a_proxy_needs_to_join_are_read_before_a_port_is_bound() {
+    let ca = Arc::new(Ca::new());
+    let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    let disk = Disk::new(&control, &ca).await;
+    let at = |name: &str| disk.directory.path().join(name);
+    let _held = TcpListener::bind(disk.outbound).await.unwrap();
+    let refused = |key: &str, file: &str| {
+        let output = run(&disk.config(), &[]);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{message}");
+        for part in [key, at(file).to_str().unwrap()] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    };
+    for content in [None, Some(" \n")] {
+        std::fs::remove_file(at("token")).unwrap();
+        if let Some(text) = content {
+            std::fs::write(at("token"), text).unwrap();
+        }
+        refused("join_token_file", "token");
+        std::fs::write(at("token"), TOKEN).unwrap();
+    }
+    std::fs::write(at("roots.pem"), "no certificate").unwrap();
+    refused("roots_file", "roots.pem");
+    std::fs::remove_file(at("roots.pem")).unwrap();
+    refused("roots_file", "roots.pem");
+    // who has joined needs no token any more
+    std::fs::write(at("roots.pem"), ca.roots_pem()).unwrap();
+    std::fs::remove_file(at("token")).unwrap();
+    std::fs::create_dir(at("state")).unwrap();
+    std::fs::write(at("state").join("svid.json"), "{}").unwrap();
+    assert_eq!(run(&disk.config(), &["--check"]).status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_go_on_while_the_disk_is_full_and_the_logs_are_too() {
+    let ca = Arc::new(Ca::new());
+    let app = app::start(app::echo()).await;
+    let cart = Setup::new(CART, app).start(&ca);
+    cart.policy.put(Policy::compile(cart_bundle()).unwrap());
+    let control = Control::start(&ca, &shop_bundle(CART, cart.inbound)).await;
+    let disk = Disk::new(&control, &ca).await;
+    let mut proxy = disk.start_on_a_full_disk();
+    disk.until("/ready", 200).await;
+    for call in 0..200 {
+        let answer = ask(disk.outbound, &get("cart", &format!("/carts/{call}"))).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let metrics = disk.until("/metrics", 200).await;
+    assert!(
+        !metrics.contains("counterfoil_proxy_entries_dropped_total 0\n"),
+        "{metrics}"
+    );
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.ended().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
