@@ -7,9 +7,10 @@ use counterfoil_entry::entry::Entry;
 use counterfoil_entry::id::{RetentionClass, Writer};
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::word::{Kind, Side};
-use counterfoil_entry::{Hash, Time};
-use counterfoil_ledger::log::{read_checkpoint, read_manifest};
+use counterfoil_entry::{Hash, Time, clock};
+use counterfoil_ledger::log::{Genesis, Log, read_checkpoint, read_manifest};
 use counterfoil_ledger::manifest::Body;
+use counterfoil_ledger::note::LogKey;
 use counterfoil_spool::{Delivery, DeliveryConfig, Ending, Spool, SpoolConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,38 @@ async fn every_interval_is_sealed_also_an_empty_one_and_manifest_0_is_the_key() 
     assert!(empty > 0, "an interval without entries is sealed too");
     let rows = world.rows(TableId::Entries);
     assert_eq!((rows.sealed.len(), rows.journaled.len()), (40, 0));
+    let report = world.verify();
+    assert!(report.is_proved(), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seal_that_became_due_before_the_start_is_made_at_once() {
+    let world = World::new();
+    let config = world.config();
+    let books = world.data().books();
+    // a log that was begun longer ago than the interval
+    let key = LogKey::generate(ORIGIN).unwrap();
+    let path = config.log_key_path();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, key.to_pem().unwrap()).unwrap();
+    let ago_ns = i64::try_from(config.seal_interval_s).unwrap() * 1_000_000_000;
+    let genesis = Genesis {
+        trust_roots: world.roots().der().iter().map(|der| der.to_vec()).collect(),
+        build: "test".to_owned(),
+        at: clock::wall().plus_ns(-ago_ns),
+    };
+    drop(Log::open(&books, &world.data().staging(ORIGIN), key, &genesis).unwrap());
+    let collector = world.collector_with(config.clone()).await;
+    let size = || read_checkpoint(&books, ORIGIN).unwrap().unwrap().size;
+    eventually("a seal", || size() == 2).await;
+    // the next one has its whole interval before it
+    collector.kill().await;
+    let collector = world.collector_with(config).await;
+    let mut shop = world.writer(SHOP, 7);
+    shop.hello(&collector).await;
+    shop.work(&collector, 20).await;
+    assert_eq!(size(), 2);
+    collector.stop().await;
     let report = world.verify();
     assert!(report.is_proved(), "{report:#?}");
 }
