@@ -45,7 +45,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  counterfoil demo\n  counterfoil demo --for 2m --rate 20 --data-dir /tmp/books\n  \
-                        counterfoil demo --replay hops.parquet --for 60s --ports auto"
+                        counterfoil demo --replay hops.parquet --for 60s --ports auto\n\n\
+                        Exit codes: 0 everything sent is in the books, 1 failure or something that needs attention, 64 wrong directory"
 )]
 pub(crate) struct DemoArgs {
     /// Where books, keys and configurations are kept; an older demo's directory is continued
@@ -79,7 +80,9 @@ pub(crate) enum PortChoice {
 #[command(
     after_help = "Examples:\n  PGPASSWORD=... counterfoil sql --url http://auditor@127.0.0.1:15480 \"select * from sla\"\n  \
                         PGPASSWORD=... counterfoil sql --user auditor \"select count(*) from entries\"\n  \
-                        counterfoil sql --data-dir counterfoil-data -o json \"select * from calls limit 3\""
+                        counterfoil sql --data-dir counterfoil-data -o json \"select * from calls limit 3\"\n\n\
+                        Environment: COUNTERFOIL_URL and COUNTERFOIL_USER stand for --url and --user when these are not given; PGPASSWORD is\n\
+                        the password of a URL without one. RUST_LOG chooses what is logged to stderr (default: warn)"
 )]
 pub(crate) struct SqlArgs {
     /// The running server, with the user; better give the password as PGPASSWORD, for arguments are seen by others
@@ -149,7 +152,9 @@ pub(crate) enum VerdictOutput {
 /// Options of the server roles.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 failure, 64 wrong configuration (no port was bound)"
+    after_help = "Environment: RUST_LOG chooses what is logged to stderr (default: info). PGPASSWORD, COUNTERFOIL_URL and\n\
+                  COUNTERFOIL_USER are not read here: all else stands in the configuration\n\n\
+                  Exit codes: 0 stopped by SIGTERM or Ctrl-C, 1 failure, 64 wrong configuration (no port was bound)"
 )]
 pub(crate) struct RoleArgs {
     /// Configuration, in TOML

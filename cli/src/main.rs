@@ -26,7 +26,10 @@ fn main() -> ExitCode {
     match run(&cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            console::remark(format_args!("counterfoil: {:#}", failure.error));
+            console::remark(format_args!(
+                "counterfoil: {}",
+                console::chain(&failure.error)
+            ));
             ExitCode::from(failure.code)
         }
     }
@@ -41,12 +44,9 @@ fn run(command: &Command) -> Outcome {
         Command::Collector(args) => role::collector(args),
         Command::Query(args) => role::query(args),
         Command::Completion { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Cli::command(),
-                "counterfoil",
-                &mut io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "counterfoil", &mut script);
+            console::raw(String::from_utf8_lossy(&script).trim_end());
             Ok(OK)
         }
     }
@@ -60,5 +60,7 @@ fn log_to_stderr(default: &str) {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(color)
+        // It would be told to stderr by a macro that panics when stderr is what fails.
+        .log_internal_errors(false)
         .init();
 }

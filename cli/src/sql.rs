@@ -5,16 +5,16 @@ pub(crate) mod offline;
 mod print;
 mod remote;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 
 use crate::{
-    args::SqlArgs,
-    console::remark,
+    args::{SqlArgs, SqlOutput},
+    console::{remark, shown},
     exit::{FAILURE, Failure, OK, Outcome},
 };
-use answer::SqlError;
+use answer::{Answer, SqlError};
 
 /// Asks and prints the answer, or the error with its SQLSTATE and place.
 pub(crate) fn run(args: &SqlArgs) -> Outcome {
@@ -38,8 +38,7 @@ pub(crate) fn run(args: &SqlArgs) -> Outcome {
     });
     match asked {
         Ok(answer) => {
-            let mut out = io::BufWriter::new(io::stdout().lock());
-            let printed = print::answer(&answer, args.output, &mut out).and_then(|()| out.flush());
+            let printed = write(&answer, args.output);
             match printed {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error)
                     .context("writing the answer")
@@ -55,4 +54,19 @@ pub(crate) fn run(args: &SqlArgs) -> Outcome {
             Err(error) => Err(Failure { code, error }),
         },
     }
+}
+
+fn write(answer: &Answer, output: SqlOutput) -> io::Result<()> {
+    let stdout = io::stdout();
+    if output == SqlOutput::Csv && stdout.is_terminal() {
+        // A file gets the values as they are, a terminal must not.
+        let mut text = Vec::new();
+        print::answer(answer, output, &mut text)?;
+        return stdout
+            .lock()
+            .write_all(shown(&String::from_utf8_lossy(&text)).as_bytes());
+    }
+    let mut out = io::BufWriter::new(stdout.lock());
+    print::answer(answer, output, &mut out)?;
+    out.flush()
 }

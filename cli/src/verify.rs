@@ -24,7 +24,7 @@ use counterfoil_trust::{TrustRoots, verify_announcement};
 
 use crate::{
     args::{VerdictOutput, VerifyArgs},
-    console::line,
+    console::{chain, escaped, line, raw},
     exit::{Failure, INTEGRITY, OK, Outcome},
 };
 
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Outcome {
     let report = verify(&request, &Segments, &Chains);
     match args.output {
         VerdictOutput::Text => print(&report),
-        VerdictOutput::Json => line(serde_json::to_string_pretty(&report.to_json())?),
+        VerdictOutput::Json => raw(serde_json::to_string_pretty(&report.to_json())?),
     }
     Ok(if report.is_proved() { OK } else { INTEGRITY })
 }
@@ -96,9 +96,10 @@ fn read_checkpoint(file: &Path) -> anyhow::Result<Saved> {
 }
 
 fn print(report: &Report) {
-    line(&report.verdict);
+    line(escaped(&report.verdict.to_string()));
     for failure in &report.failures {
-        line(format_args!("failed: {}: {failure}", failure.what));
+        let text = format!("failed: {}: {failure}", failure.what);
+        line(escaped(&text));
     }
     if report.failures_more > 0 {
         line(format_args!(
@@ -107,7 +108,7 @@ fn print(report: &Report) {
         ));
     }
     for note in &report.notes {
-        line(format_args!("note: {note}"));
+        line(escaped(&format!("note: {note}")));
     }
     let counts = &report.counts;
     line(format_args!(
@@ -155,7 +156,7 @@ impl SegmentRows for Segments {
                 },
             })
         })
-        .map_err(|error| RowsError(format!("{:#}", anyhow::Error::from(error))))?;
+        .map_err(|error| RowsError(chain(&anyhow::Error::from(error))))?;
         if let Some(row) = misplaced {
             return Err(RowsError(format!("row {row} has no segment or leaf index")));
         }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
-use crate::console::line;
+use crate::console::{line, word};
 
 const NAME: &str = "counterfoil-proxy";
 
@@ -46,7 +46,7 @@ pub(crate) async fn proxy() -> anyhow::Result<PathBuf> {
     };
     line(format_args!(
         "{NAME} {why}; building it: cargo {}",
-        arguments.join(" ")
+        words(&arguments)
     ));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
@@ -57,10 +57,15 @@ pub(crate) async fn proxy() -> anyhow::Result<PathBuf> {
     if !status.success() || !proxy.is_file() {
         bail!(
             "building {NAME} failed ({status}); build it with: cargo {}",
-            arguments.join(" ")
+            words(&arguments)
         );
     }
     Ok(proxy)
+}
+
+fn words(arguments: &[String]) -> String {
+    let words: Vec<_> = arguments.iter().map(word).collect();
+    words.join(" ")
 }
 
 /// Whether `file` was written before `than`; false when that cannot be told.

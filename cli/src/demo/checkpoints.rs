@@ -62,7 +62,10 @@ impl Checkpoints {
     pub(crate) async fn watch(&self, stopped: CancellationToken) {
         loop {
             if let Err(error) = self.save() {
-                tracing::warn!(error = format!("{error:#}"), "saving a checkpoint failed");
+                tracing::warn!(
+                    error = crate::console::chain(&error),
+                    "saving a checkpoint failed"
+                );
             }
             let pause = tokio::time::sleep(Duration::from_millis(500));
             if stopped.run_until_cancelled(pause).await.is_none() {

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use serde_json::{Map, Value};
 
 use super::answer::Answer;
-use crate::args::SqlOutput;
+use crate::{args::SqlOutput, console::escaped};
 
 /// Writes the whole answer.
 ///
@@ -24,9 +24,9 @@ fn table(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new();
     table
         .load_preset(ASCII_MARKDOWN)
-        .set_header(&answer.columns);
+        .set_header(answer.columns.iter().map(|name| escaped(name)));
     for row in &answer.rows {
-        table.add_row(row.iter().map(|value| plain(value).replace('\n', "\\n")));
+        table.add_row(row.iter().map(|value| escaped(&plain(value))));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         let numbers =
