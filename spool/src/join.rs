@@ -335,7 +335,14 @@ async fn ask_for_svid(
             detail,
         });
     }
-    keep(config, &answer, &key.serialize_pem())?;
+    match keep(config, &answer, &key.serialize_pem()) {
+        // A full disk does not end who runs: only the next start goes without this SVID.
+        Err(error) if identity.is_some() => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "cannot keep the renewed SVID; it is used all the same");
+        }
+        kept => kept?,
+    }
     Ok((svid, roots))
 }
 

@@ -228,6 +228,22 @@ async fn renewal_shows_the_svid_instead_of_the_token() {
 }
 
 #[tokio::test]
+async fn a_renewed_svid_that_cannot_be_kept_is_used_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::start(CONTROL, Duration::from_secs(1)).await;
+    let config = control.config(folder.path(), TOKEN);
+    let identity = join(&config).await.unwrap();
+    let first = identity.current().serial().to_owned();
+    // a folder where the file is to be written first
+    std::fs::create_dir(config.state_dir.join("svid.new")).unwrap();
+    let shutdown = CancellationToken::new();
+    let renewing = tokio::spawn(renew_loop(identity.clone(), config, shutdown.clone()));
+    until("a new serial", || identity.current().serial() != first).await;
+    shutdown.cancel();
+    renewing.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_bundle_comes_once_for_each_etag() {
     let folder = tempfile::tempdir().unwrap();
     let control = Control::start(CONTROL, Duration::from_secs(3600)).await;
