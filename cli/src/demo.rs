@@ -9,6 +9,7 @@ mod children;
 mod driver;
 mod estate;
 mod forbidden;
+mod held;
 mod plan;
 mod ports;
 mod provision;
@@ -30,13 +31,14 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use counterfoil_columns::directory::DataDirectory;
+use counterfoil_entry::clock;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::DemoArgs,
     console::{Console, line},
-    exit::{Failure, OK, Outcome},
+    exit::{FAILURE, Failure, OK, Outcome},
     role::Signals,
 };
 use checkpoints::Checkpoints;
@@ -61,10 +63,14 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
 }
 
 async fn demo(args: &DemoArgs) -> Outcome {
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let (system, mut traces) = open_traces(args)?;
     let program = binary::proxy().await?;
-    let (data, _lock) = open_directory(&args.data_dir).map_err(Failure::configuration)?;
+    let (data, _lock) = open_when_free(&args.data_dir)
+        .await
+        .map_err(Failure::configuration)?;
+    held::wait_or_signal(&data, &mut signals).await?;
+    let from = clock::wall();
     let slugs: Vec<&str> = system
         .services
         .iter()
@@ -72,13 +78,7 @@ async fn demo(args: &DemoArgs) -> Outcome {
         .chain([DRIVER])
         .collect();
     let ports = Ports::choose(args.ports, &slugs)?;
-    let listeners = app::bind(slugs.len())
-        .await
-        .context("taking ports for the applications")?;
-    let apps: Vec<_> = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<_, _>>()?;
+    let (listeners, apps) = listen(slugs.len()).await?;
     let files = provision::provision(&data, &system, &ports, &apps)?;
     let console = Arc::new(Console::new());
     let switches = Switches::new(signals, Arc::clone(&console));
@@ -107,26 +107,42 @@ async fn demo(args: &DemoArgs) -> Outcome {
             Ok(()) => run.drive(&mut traces).await,
             Err(error) => Err(error),
         };
-        estate.stop().await;
+        let troubles = estate.stop().await;
         stopped.cancel();
-        driven
+        driven.map(|unfinished| (unfinished, troubles))
     };
     let (driven, ()) = tokio::join!(work, checkpoints.watch(stopped.clone()));
     apps_stop.cancel();
     tasks.close();
     tasks.wait().await;
     run.console.finish();
-    let unfinished = driven?;
+    let (unfinished, troubles) = driven?;
     run.switches.unless_killed()?;
-    let figures = summary::Figures {
+    let mut figures = summary::Figures {
         data: &data,
         tally: &run.tally,
         unfinished,
         left_out: traces.left_out(),
-        checkpoint: checkpoints.save()?,
+        checkpoint: None,
+        from,
+        answered: run.stage.answered(),
+        troubles,
     };
-    summary::print(&figures).await?;
-    Ok(OK)
+    figures.save(&checkpoints);
+    let well = summary::print(&figures).await?;
+    Ok(if well { OK } else { FAILURE })
+}
+
+/// Takes a port for each application.
+async fn listen(services: usize) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    let listeners = app::bind(services)
+        .await
+        .context("taking ports for the applications")?;
+    let addresses = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
+    Ok((listeners, addresses))
 }
 
 fn stage(system: System, ports: &Ports) -> anyhow::Result<Arc<app::Stage>> {
@@ -291,6 +307,24 @@ fn open_traces(args: &DemoArgs) -> anyhow::Result<(System, Traces)> {
     Ok((system, Traces::Replay(Box::new(replay))))
 }
 
+/// Another demo uses the data directory.
+#[derive(Debug, thiserror::Error)]
+#[error("another demo is running on {}; stop it or give another --data-dir", .0.display())]
+struct Busy(PathBuf);
+
+/// Opens the data directory; one that was killed just now takes a moment to let go of it.
+async fn open_when_free(path: &Path) -> anyhow::Result<(DataDirectory, File)> {
+    for _ in 0..10 {
+        match open_directory(path) {
+            Err(error) if error.is::<Busy>() => {
+                tokio::time::sleep(Duration::from_millis(200)).await
+            }
+            opened => return opened,
+        }
+    }
+    open_directory(path)
+}
+
 /// Opens the data directory, new or of an earlier demo, for this process alone.
 fn open_directory(path: &Path) -> anyhow::Result<(DataDirectory, File)> {
     let using = || format!("using the data directory {}", path.display());
@@ -312,12 +346,7 @@ fn open_directory(path: &Path) -> anyhow::Result<(DataDirectory, File)> {
     let lock = File::create(data.root().join("demo.lock")).with_context(using)?;
     match lock.try_lock() {
         Ok(()) => Ok((data, lock)),
-        Err(TryLockError::WouldBlock) => {
-            bail!(
-                "another demo is running on {}; stop it or give another --data-dir",
-                data.root().display()
-            )
-        }
+        Err(TryLockError::WouldBlock) => Err(Busy(data.root().to_owned()).into()),
         Err(TryLockError::Error(error)) => Err(error).with_context(using),
     }
 }

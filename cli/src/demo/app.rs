@@ -41,6 +41,7 @@ pub(crate) struct Stage {
     timer: Timer,
     plans: Mutex<HashMap<u64, Arc<Plan>>>,
     next_plan: AtomicU64,
+    answered: AtomicU64,
 }
 
 /// A plan whose calls the applications know how to make, until it is dropped.
@@ -68,7 +69,13 @@ impl Stage {
             timer: Timer::start()?,
             plans: Mutex::default(),
             next_plan: AtomicU64::new(1),
+            answered: AtomicU64::new(0),
         })
+    }
+
+    /// How many planned calls got a whole answer; each of them is written in the books.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Makes the plan known to the applications.
@@ -163,7 +170,10 @@ impl Stage {
             plan: &header,
         };
         match outbound.call(target).await {
-            Ok(good) => good,
+            Ok(good) => {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                good
+            }
             Err(error) => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,

@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -24,7 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{console::Console, exit::CONFIGURATION};
+use crate::{
+    console::{Console, escaped},
+    exit::CONFIGURATION,
+};
 
 /// How long a child may take until it answers.
 const READY_MAX: Duration = Duration::from_secs(90);
@@ -35,6 +38,8 @@ const STOP_MAX: Duration = Duration::from_secs(45);
 const REFUSALS_MAX: u32 = 2;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// No more of a log is read to quote its end.
+const TAIL_MAX: u64 = 64 * 1024;
 /// A child that lived this long starts again without a pause.
 const LIVED_NS: u64 = 10_000_000_000;
 
@@ -66,7 +71,7 @@ pub(crate) struct Child {
     log: PathBuf,
     state: watch::Receiver<State>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<String>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -124,17 +129,18 @@ impl Child {
             anyhow!(
                 "{error}; the end of {}:\n{}",
                 self.log.display(),
-                tail(&self.log)
+                tail(&self.log, 0, 8)
             )
         })
     }
 
-    /// Asks the child to stop and waits for that.
-    pub(crate) async fn stop(self) {
+    /// Asks the child to stop and waits for that. Returns what went wrong, when it did not run or did not end well.
+    pub(crate) async fn stop(self) -> Option<String> {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
+        self.task.await.unwrap_or_else(|error| {
             tracing::error!(%error, name = self.name, "watching a child failed");
-        }
+            Some(format!("{} was not watched any more", self.name))
+        })
     }
 }
 
@@ -144,26 +150,17 @@ async fn keep_running(
     stop: CancellationToken,
     kill: CancellationToken,
     state: watch::Sender<State>,
-) {
+) -> Option<String> {
     let mut pause = PAUSE_MIN;
     loop {
         let from = clock::mono_ns();
+        let logged = log_length(&spec.log);
         let mut child = match spawn(&spec) {
             Ok(child) => child,
             Err(error) => {
-                state.send_modify(|state| {
-                    state.refusals = REFUSALS_MAX;
-                    state.last_end = Some(format!(
-                        "{error} when {} was started",
-                        spec.program.display()
-                    ));
-                });
-                console.say(format_args!(
-                    "{}: cannot start {}: {error}",
-                    spec.name,
-                    spec.program.display()
-                ));
-                return;
+                let trouble = cannot_start(&spec, &error, &state);
+                console.say(&trouble);
+                return Some(trouble);
             }
         };
         let pid = child.id().unwrap_or(0);
@@ -177,18 +174,25 @@ async fn keep_running(
         let ended = tokio::select! {
             ended = child.wait() => ended,
             () = stop.cancelled() => {
-                end(&mut child, pid, &spec.name, &console, &kill).await;
-                return;
+                let ended = end(&mut child, pid, &spec.name, &kill).await?;
+                let trouble = format!("{ended}; {}", last_words(&spec.log, logged));
+                console.say(format_args!("  {trouble}"));
+                return Some(trouble);
             }
         };
         let refused = ended
             .as_ref()
             .is_ok_and(|status| status.code() == Some(CONFIGURATION.into()));
         let ended = ended.map_or_else(|error| error.to_string(), describe);
+        let words = last_words(&spec.log, logged);
         console.say(format_args!(
-            "  {} (process {pid}) ended with {ended}; starting it again",
+            "  {} (process {pid}) ended with {ended}; {words}; starting it again",
             spec.name
         ));
+        let trouble = format!(
+            "{} could not be kept running: it ended with {ended}; {words}",
+            spec.name
+        );
         state.send_modify(|state| {
             state.refusals += u32::from(refused);
             state.last_end = Some(ended);
@@ -203,9 +207,22 @@ async fn keep_running(
             .await
             .is_none()
         {
-            return;
+            return Some(trouble);
         }
     }
+}
+
+fn cannot_start(spec: &Spec, error: &io::Error, state: &watch::Sender<State>) -> String {
+    let program = spec.program.display();
+    state.send_modify(|state| {
+        state.refusals = REFUSALS_MAX;
+        state.last_end = Some(format!("{error} when {program} was started"));
+    });
+    format!(
+        "{}: cannot start {program}, which logs to {}: {error}",
+        spec.name,
+        spec.log.display()
+    )
 }
 
 fn spawn(spec: &Spec) -> io::Result<tokio::process::Child> {
@@ -221,13 +238,13 @@ fn spawn(spec: &Spec) -> io::Result<tokio::process::Child> {
         .spawn()
 }
 
+/// Ends a child; returns how, when it was not as it should be.
 async fn end(
     child: &mut tokio::process::Child,
     pid: u32,
     name: &str,
-    console: &Console,
     kill: &CancellationToken,
-) {
+) -> Option<String> {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(process) = process
         && let Err(error) = kill_process(process, Signal::TERM)
@@ -238,20 +255,18 @@ async fn end(
         .run_until_cancelled(timeout(STOP_MAX, child.wait()))
         .await;
     match waited {
-        Some(Ok(Ok(status))) if status.success() => {}
+        Some(Ok(Ok(status))) if status.success() => None,
         Some(Ok(ended)) => {
             let ended = ended.map_or_else(|error| error.to_string(), describe);
-            console.say(format_args!(
-                "  {name} (process {pid}) stopped with {ended}"
-            ));
+            Some(format!("{name} (process {pid}) stopped with {ended}"))
         }
         Some(Err(_)) | None => {
-            console.say(format_args!(
-                "  {name} (process {pid}) did not stop and is killed"
-            ));
             if let Err(error) = child.kill().await {
                 tracing::error!(%error, name, "killing a child failed");
             }
+            Some(format!(
+                "{name} (process {pid}) did not stop and was killed"
+            ))
         }
     }
 }
@@ -288,10 +303,107 @@ async fn answers(ready: Ready) -> bool {
     )
 }
 
-/// The last lines of a log.
-fn tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    let kept = lines.len().saturating_sub(8);
-    lines.get(kept..).unwrap_or_default().join("\n")
+/// What a child wrote last, after that many bytes of its log.
+fn last_words(log: &Path, from: u64) -> String {
+    let last = escaped(&tail(log, from, 1));
+    let log = log.display();
+    if last.is_empty() {
+        format!("nothing is in its log {log}")
+    } else {
+        format!("the end of {log}: {last}")
+    }
+}
+
+fn log_length(log: &Path) -> u64 {
+    log.metadata().map_or(0, |of| of.len())
+}
+
+/// The last lines of a log, of those after `from`.
+fn tail(log: &Path, from: u64, lines: usize) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let from = from.max(file.metadata()?.len().saturating_sub(TAIL_MAX));
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    // Without a log there is nothing to quote.
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<_> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let kept = all.len().saturating_sub(lines);
+    all.get(kept..).unwrap_or_default().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn shell(directory: &Path, script: &str) -> Spec {
+        Spec {
+            name: "worker".to_owned(),
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            // Nobody asks.
+            ready: Ready::Port(SocketAddr::from(([127, 0, 0, 1], 1))),
+            log: directory.join("worker.log"),
+        }
+    }
+
+    async fn stopped(spec: Spec, until: impl Fn(&State) -> bool) -> Option<String> {
+        let console = Arc::new(Console::new());
+        let mut child = Child::start(spec, console, CancellationToken::new());
+        child.state.wait_for(until).await.unwrap();
+        child.stop().await
+    }
+
+    #[tokio::test]
+    async fn a_child_that_cannot_be_kept_running_is_told_with_its_last_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let spec = shell(
+            directory.path(),
+            "printf 'first\\nno \\033[31mspace left\\n\\n' >&2; exit 1",
+        );
+        let told = stopped(spec, |state| state.last_end.is_some()).await;
+        let told = told.unwrap();
+        assert!(told.contains("worker could not be kept running"), "{told}");
+        assert!(told.contains("exit code 1"), "{told}");
+        assert!(
+            told.ends_with("worker.log: no \\u{1b}[31mspace left"),
+            "{told}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ends_well_when_asked_is_no_trouble() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("worker.log");
+        let spec = shell(
+            directory.path(),
+            "tail -f /dev/null & trap 'kill $!; exit 0' TERM; echo up; wait",
+        );
+        let console = Arc::new(Console::new());
+        let child = Child::start(spec, console, CancellationToken::new());
+        while log_length(&log) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(child.stop().await, None);
+    }
+
+    #[test]
+    fn only_what_is_new_in_a_log_is_quoted() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        fs::write(&log, "old\n").unwrap();
+        let from = log_length(&log);
+        assert!(last_words(&log, from).starts_with("nothing is in its log"));
+        fs::write(&log, "old\nnew\n").unwrap();
+        assert!(last_words(&log, from).ends_with(": new"));
+    }
 }

@@ -124,15 +124,17 @@ impl Estate {
     }
 
     /// Stops the proxies, query, control and, last, the collector, which takes and seals what the others deliver.
-    pub(crate) async fn stop(&mut self) {
+    /// Returns what did not go well.
+    pub(crate) async fn stop(&mut self) -> Vec<String> {
         self.console.say("stopping proxies, query, control, collector; the last entries are delivered and sealed");
-        join_all(self.proxies.drain(..).map(Child::stop)).await;
+        let mut troubles = join_all(self.proxies.drain(..).map(Child::stop)).await;
         let mut roles: Vec<Option<Child>> = self.roles.drain(..).map(Some).collect();
         for index in [2, 0, 1] {
             if let Some(child) = roles.get_mut(index).and_then(Option::take) {
-                child.stop().await;
+                troubles.push(child.stop().await);
             }
         }
+        troubles.into_iter().flatten().collect()
     }
 }
 

@@ -3,11 +3,12 @@
 use std::{path::PathBuf, sync::atomic::Ordering};
 
 use counterfoil_columns::DataDirectory;
+use counterfoil_entry::Time;
 use serde_json::Value;
 
-use super::driver::Tally;
+use super::{checkpoints::Checkpoints, driver::Tally};
 use crate::{
-    console::line,
+    console::{chain, escaped, line, word},
     sql::{answer::Answer, offline::Offline},
 };
 
@@ -22,6 +23,26 @@ pub(crate) struct Figures<'a> {
     pub(crate) left_out: Option<u64>,
     /// The newest saved checkpoint.
     pub(crate) checkpoint: Option<PathBuf>,
+    /// When this demo began; the books may hold earlier ones.
+    pub(crate) from: Time,
+    /// Planned calls that got a whole answer.
+    pub(crate) answered: u64,
+    /// What did not go well until now.
+    pub(crate) troubles: Vec<String>,
+}
+
+/// Less free space than this is none.
+const DISK_MIN: u64 = 1024 * 1024;
+impl Figures<'_> {
+    /// Saves the newest checkpoint.
+    pub(crate) fn save(&mut self, checkpoints: &Checkpoints) {
+        match checkpoints.save() {
+            Ok(file) => self.checkpoint = file,
+            Err(error) => self
+                .troubles
+                .push(format!("saving a checkpoint: {}", chain(&error))),
+        }
+    }
 }
 
 const CALLS: &str = "select count(*) as calls, count(case when due then 1 end) as due, \
@@ -45,11 +66,11 @@ const GAPS: &str = "select count(distinct gap_id) as gaps from gaps";
 const COMPLETE: &str = "select coalesce(sum(due), 0) as due, coalesce(sum(present), 0) as present, \
     coalesce(sum(missing), 0) as missing, coalesce(sum(dropped), 0) as dropped from completeness";
 
-/// Prints the summary.
+/// Prints the summary. Returns whether nothing needs attention.
 ///
 /// # Errors
 /// When the books cannot be read, or a question fails.
-pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<()> {
+pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<bool> {
     let books = Offline::open(figures.data.root())?;
     line("\nsummary (all that the books hold)");
     traces(figures);
@@ -81,14 +102,7 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<()> {
         count(&books.ask(GAPS).await?, "gaps"),
         books.ask(COMPLETE).await?,
     );
-    row(
-        "gaps",
-        if gaps == 0 {
-            "none".to_owned()
-        } else {
-            format!("{gaps}; see the view gaps")
-        },
-    );
+    row("gaps", gaps_text(gaps, count(&complete, "dropped")));
     row(
         "completeness",
         format_args!(
@@ -101,10 +115,89 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<()> {
     );
     match &figures.checkpoint {
         Some(file) => row("checkpoint", format_args!("saved as {}", file.display())),
-        None => row("checkpoint", "none: nothing was sealed"),
+        None => row("checkpoint", "none was saved"),
+    }
+    let from = figures.from;
+    let sent = books
+        .ask(&format!("{SENT} and start_time >= timestamp '{from}'"))
+        .await?;
+    let complete = books.ask(&since(from)).await?;
+    let found = Found {
+        unsealed: count(&unsealed, "entries"),
+        sent: count(&sent, "sent"),
+        dropped: count(&complete, "dropped"),
+        missing: count(&complete, "missing"),
+    };
+    let attention = attention(figures, &found);
+    for text in &attention {
+        row("attention", escaped(text));
     }
     questions(figures);
-    Ok(())
+    Ok(attention.is_empty())
+}
+
+/// What the books say of this demo.
+#[derive(Debug, Default)]
+struct Found {
+    unsealed: i64,
+    sent: i64,
+    dropped: i64,
+    missing: i64,
+}
+
+/// What somebody must look at: the books do not hold all that they should.
+fn attention(figures: &Figures<'_>, found: &Found) -> Vec<String> {
+    let mut texts = figures.troubles.clone();
+    let root = figures.data.root();
+    let (logs, directory) = (root.join("logs"), root.display());
+    let logs = logs.display();
+    if found.unsealed > 0 {
+        texts.push(format!(
+            "{} entries are not sealed; see {logs}/collector.log",
+            found.unsealed
+        ));
+    }
+    if found.dropped > 0 {
+        texts.push(format!(
+            "{} entries of this run were declared as dropped; see the logs of their writers in {logs}",
+            found.dropped
+        ));
+    }
+    if found.missing > 0 {
+        texts.push(format!(
+            "{} entries of this run are missing in the books; see the view completeness, and {logs}",
+            found.missing
+        ));
+    }
+    let sent = u64::try_from(found.sent).unwrap_or(0);
+    if sent < figures.answered {
+        texts.push(format!(
+            "{} calls were sent and answered, and only {sent} are in the books {directory}; see {logs}",
+            figures.answered
+        ));
+    }
+    if !texts.is_empty()
+        && let Ok(disk) = rustix::fs::statvfs(root)
+        && disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_MIN
+    {
+        texts.push(format!("the disk of {directory} is full"));
+    }
+    texts
+}
+
+fn since(from: Time) -> String {
+    COMPLETE.replace(
+        "from completeness",
+        &format!("from completeness('{from}', '2200-01-01T00:00:00Z')"),
+    )
+}
+
+fn gaps_text(gaps: i64, dropped: i64) -> String {
+    match (gaps, dropped) {
+        (0, 0) => "none".to_owned(),
+        (0, _) => format!("none beside the {dropped} entries declared as dropped"),
+        _ => format!("{gaps}; see the view gaps"),
+    }
 }
 
 fn row(name: &str, text: impl std::fmt::Display) {
@@ -207,7 +300,8 @@ fn denials(answer: &Answer) {
 }
 
 fn questions(figures: &Figures<'_>) {
-    let directory = figures.data.root().display();
+    let root = figures.data.root();
+    let (directory, policy) = (word(root), word(root.join("policy.toml")));
     line("\nquestions to try, with nothing running");
     for sql in [
         "select source, destination, operation, count(*) as calls from calls group by 1, 2, 3 order by 4 desc",
@@ -220,12 +314,12 @@ fn questions(figures: &Figures<'_>) {
         ));
     }
     line(format_args!(
-        "  counterfoil verify {directory} --policy {directory}/policy.toml --complete"
+        "  counterfoil verify {directory} --policy {policy} --complete"
     ));
     if let Some(checkpoint) = &figures.checkpoint {
         line(format_args!(
             "  counterfoil verify {directory} --against {}",
-            checkpoint.display()
+            word(checkpoint)
         ));
     }
 }
@@ -237,7 +331,7 @@ fn count(answer: &Answer, column: &str) -> i64 {
 fn text(value: Option<&Value>) -> String {
     match value {
         None => "unknown".to_owned(),
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => escaped(text),
         Some(other) => other.to_string(),
     }
 }
@@ -274,6 +368,55 @@ mod tests {
         assert_eq!(percent(99_999, 100_000), "99.99");
         assert_eq!(percent(100_000, 100_000), "100.00");
         assert_eq!(percent(0, 0), "unknown");
+    }
+
+    #[test]
+    fn what_is_not_in_the_books_needs_attention() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::create(directory.path()).unwrap();
+        let tally = Tally::default();
+        let figures = |troubles: &[&str]| Figures {
+            data: &data,
+            tally: &tally,
+            unfinished: 0,
+            left_out: None,
+            checkpoint: None,
+            from: Time::from_ns(0),
+            answered: 7,
+            troubles: troubles.iter().map(|&text| text.to_owned()).collect(),
+        };
+        let all = Found {
+            sent: 9,
+            ..Found::default()
+        };
+        assert_eq!(attention(&figures(&[]), &all), Vec::<String>::new());
+        assert_eq!(
+            attention(&figures(&["collector stopped"]), &all)[0],
+            "collector stopped"
+        );
+        let none = Found {
+            unsealed: 1,
+            sent: 6,
+            dropped: 2,
+            missing: 3,
+        };
+        let texts = attention(&figures(&[]), &none).join("\n");
+        for part in [
+            "1 entries are not sealed",
+            "2 entries of this run were declared as dropped",
+            "3 entries of this run are missing",
+            "7 calls were sent and answered, and only 6 are in the books",
+            "logs",
+        ] {
+            assert!(texts.contains(part), "{texts}");
+        }
+    }
+
+    #[test]
+    fn no_gaps_do_not_stand_alone_beside_what_was_dropped() {
+        assert_eq!(gaps_text(0, 0), "none");
+        assert!(gaps_text(0, 5).contains("5 entries declared as dropped"));
+        assert!(gaps_text(2, 5).starts_with("2;"));
     }
 
     #[test]
