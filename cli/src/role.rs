@@ -100,6 +100,8 @@ where
     R: Future<Output = Result<(), Failure>>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // A statement is parsed and dropped on these threads, as deep as its longest chain.
+        .thread_stack_size(counterfoil_query::STACK_BYTES)
         .enable_all()
         .build()
         .context("starting the runtime")?;

@@ -19,6 +19,8 @@ use answer::{Answer, SqlError};
 /// Asks and prints the answer, or the error with its SQLSTATE and place.
 pub(crate) fn run(args: &SqlArgs) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // A statement is parsed and dropped on these threads, as deep as its longest chain.
+        .thread_stack_size(counterfoil_query::STACK_BYTES)
         .enable_all()
         .build()
         .context("starting the runtime")?;

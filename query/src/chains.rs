@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use crate::error::SqlError;
 
 /// Operators, casts and `CASE` branches in a statement. A list of values counts for nothing.
-const OPERATORS_MAX: usize = 1_000;
+const OPERATORS_MAX: usize = 500;
 /// Sets joined by `UNION` and the like, joins, and queries named by `WITH`, in a statement.
 const RELATIONS_MAX: usize = 150;
 

@@ -28,7 +28,7 @@ pub mod views;
 
 pub use books::Books;
 pub use config::QueryConfig;
-pub use server::{RunError, run};
+pub use server::{RunError, STACK_BYTES, run};
 
 #[cfg(test)]
 mod tests;

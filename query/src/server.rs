@@ -169,9 +169,9 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     Ok(())
 }
 
-/// Stack of a thread that plans (bytes). Planning walks trees that are as deep as the longest chain of
-/// a statement allows; memory is taken only where a stack is used.
-const STACK_BYTES: usize = 64 << 20;
+/// Stack of a thread that parses or plans statements (bytes): their trees are as deep as their longest
+/// chain. Memory is taken only where a stack is used.
+pub const STACK_BYTES: usize = 64 << 20;
 
 /// The threads on which statements are planned and run: between two awaits a plan burns CPU, and on
 /// the network's threads it would starve them.
