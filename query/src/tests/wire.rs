@@ -124,7 +124,7 @@ impl Served {
                     .starts_with("query_log.")
                 {
                     let bytes = std::fs::read(&path).unwrap();
-                    for frame in FrameReader::new(&bytes[8..]) {
+                    for frame in FrameReader::new(bytes.get(8..).unwrap_or_default()) {
                         let view = RecordView::parse(frame.payload).unwrap();
                         let fields = counterfoil_entry::tlv::Fields::parse(view.body).unwrap();
                         rows.push((
