@@ -208,12 +208,22 @@ fn check_peer(writer: &Writer, peer: &str) -> Result<(), Refused> {
 fn check_desk(table: TableId, peer: &str, desks: &Desks) -> Result<(), Refused> {
     let is_allowed = match table {
         TableId::Gaps | TableId::Conflicts => peer == desks.collector,
-        TableId::Issuance => peer == desks.control,
+        TableId::Issuance
+        | TableId::GovernanceEvents
+        | TableId::Grants
+        | TableId::Bundles
+        | TableId::Apis
+        | TableId::Operations => peer == desks.control,
         TableId::Statements => {
             let detail = "rows of the table statements are made by the collector";
             return Err(Refused::new(Reason::Malformed, detail));
         }
-        TableId::Entries | TableId::QueryLog => true,
+        TableId::Entries
+        | TableId::CertRotations
+        | TableId::BundleAcks
+        | TableId::ControlHealth
+        | TableId::QueryLog
+        | TableId::ConformanceResults => true,
     };
     if is_allowed {
         return Ok(());

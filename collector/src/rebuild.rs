@@ -140,7 +140,7 @@ fn read_books(
                         Ok(())
                     })?
                 }
-                TableId::Entries | TableId::QueryLog => {}
+                _ => {}
             }
         }
     }
@@ -209,7 +209,7 @@ fn note_row(table: TableId, record: &[u8], state: &mut State, gaps: &mut Gaps) {
                 state.epoch(&writer, epoch).others.insert(other);
             }
         }
-        TableId::Entries | TableId::QueryLog | TableId::Statements => {}
+        _ => {}
     }
 }
 

@@ -1,5 +1,8 @@
 //! The typed rows of the small tables.
 
+mod governance;
+mod health;
+
 use crate::announcement::{Announcement, AnnouncementError};
 use crate::id::{RetentionClass, Stream};
 use crate::record::{self, Header, HeaderRef, RecordError, RecordView};
@@ -8,6 +11,9 @@ use crate::table::TableId;
 use crate::tlv::Fields;
 use crate::tree::sha256;
 use crate::{Hash, Time};
+
+pub use governance::{ApiRow, BundleAckRow, BundleRow, GovernanceEventRow, GrantRow, OperationRow};
+pub use health::{CertRotationRow, ConformanceRow, ControlHealthRow, SLOT_S};
 
 /// One row of `query_log`. Field names are the column names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,10 +72,7 @@ impl QueryLogRow {
         w.time(14, self.start_time).time_opt(15, self.end_time);
         w.u64_opt(16, self.rows).u64_opt(17, self.bytes);
         w.text_opt(18, self.checkpoint.as_deref());
-        w.bytes_opt(
-            19,
-            self.result_sha256.as_ref().map(|hash| hash.0.as_slice()),
-        );
+        w.bytes_opt(19, hash(&self.result_sha256));
         w.text_opt(20, self.outcome.as_deref())
             .text_opt(21, self.sqlstate.as_deref());
         w.text_opt(22, self.peer_address.as_deref());
@@ -227,20 +230,13 @@ pub struct IssuanceRow {
 impl IssuanceRow {
     /// Appends R to `out`.
     pub fn encode(&self, header: &HeaderRef<'_>, out: &mut Vec<u8>) {
-        let hash = |hash: &Option<Hash>| hash.as_ref().map(|hash| hash.0);
         let mut w = record::begin(TableId::Issuance, header, out);
         w.text(5, &self.kind)
             .text_opt(6, self.serial.as_deref())
             .text(7, &self.spiffe_id);
         w.time_opt(8, self.not_before).time_opt(9, self.not_after);
-        w.bytes_opt(
-            10,
-            hash(&self.cert_sha256).as_ref().map(<[u8; 32]>::as_slice),
-        );
-        w.bytes_opt(
-            11,
-            hash(&self.spki_sha256).as_ref().map(<[u8; 32]>::as_slice),
-        );
+        w.bytes_opt(10, hash(&self.cert_sha256))
+            .bytes_opt(11, hash(&self.spki_sha256));
         w.time(12, self.issued_at)
             .text_opt(13, self.method.as_deref());
         w.u64_opt(14, self.subject_epoch)
@@ -483,6 +479,11 @@ impl StatementParts {
         row.encode(&mut out);
         Ok(out)
     }
+}
+
+/// A hash that may be absent, as the encoder takes it.
+fn hash(hash: &Option<Hash>) -> Option<&[u8]> {
+    hash.as_ref().map(|hash| hash.0.as_slice())
 }
 
 fn open(table: TableId, bytes: &[u8]) -> Result<(Header, Fields<'_>), RecordError> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use counterfoil_entry::table::TableId;
+use counterfoil_entry::table::{TABLES, TableId};
 use counterfoil_entry::{Time, clock};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::{
@@ -29,16 +29,6 @@ use crate::views::{VIEWS, WINDOWED, Window, windowed};
 
 /// Name of the database.
 pub const DATABASE: &str = "counterfoil";
-
-/// The tables of the books that stand in both schemas.
-pub const TABLES: &[TableId] = &[
-    TableId::Entries,
-    TableId::QueryLog,
-    TableId::Gaps,
-    TableId::Conflicts,
-    TableId::Issuance,
-    TableId::Statements,
-];
 
 /// Tables about the books themselves and their objectives.
 const LISTED: &[&str] = &["checkpoints", "manifests", "objectives", "segments"];
@@ -152,7 +142,7 @@ struct Public {
 #[async_trait]
 impl SchemaProvider for Public {
     fn table_names(&self) -> Vec<String> {
-        let tables = TABLES.iter().map(|id| id.name());
+        let tables = TABLES.iter().map(|table| table.id.name());
         let views = VIEWS.iter().map(|view| view.name);
         let mut names: Vec<String> = tables
             .chain(views)
@@ -166,8 +156,8 @@ impl SchemaProvider for Public {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         let world = &self.world;
-        if let Some(id) = TABLES.iter().find(|id| id.name() == name) {
-            let raw = Arc::new(RawTable::new(&world.snapshot, *id)?);
+        if let Some(id) = TableId::from_name(name) {
+            let raw = Arc::new(RawTable::new(&world.snapshot, id)?);
             return Ok(Some(Arc::new(PublicTable::new(raw))));
         }
         if LISTED.contains(&name) {
@@ -205,17 +195,20 @@ struct Raw {
 #[async_trait]
 impl SchemaProvider for Raw {
     fn table_names(&self) -> Vec<String> {
-        TABLES.iter().map(|id| id.name().to_owned()).collect()
+        TABLES
+            .iter()
+            .map(|table| table.id.name().to_owned())
+            .collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        let id = TABLES.iter().find(|id| id.name() == name);
-        id.map(|id| Ok(Arc::new(RawTable::new(&self.snapshot, *id)?) as Arc<dyn TableProvider>))
+        TableId::from_name(name)
+            .map(|id| Ok(Arc::new(RawTable::new(&self.snapshot, id)?) as Arc<dyn TableProvider>))
             .transpose()
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        TABLES.iter().any(|id| id.name() == name)
+        TableId::from_name(name).is_some()
     }
 }
 

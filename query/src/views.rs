@@ -4,6 +4,7 @@
 //! are `[from, until)`.
 
 use counterfoil_entry::Time;
+use counterfoil_entry::table::{TABLES, TableId};
 
 use crate::quantile::sample_needed;
 
@@ -335,11 +336,14 @@ fn completeness(window: Window) -> String {
     let upto = window
         .until
         .map_or_else(|| "true".to_owned(), |at| format!("time < {}", literal(at)));
-    let tables = ["entries", "query_log", "gaps", "conflicts", "issuance"];
-    let present: Vec<String> = tables
+    let present: Vec<String> = TABLES
         .iter()
+        .filter(|table| table.id != TableId::Statements)
         .map(|table| {
-            format!("SELECT writer, CAST(epoch AS BIGINT) AS epoch, stream, CAST(seq AS BIGINT) AS seq FROM raw.{table}")
+            format!(
+                "SELECT writer, CAST(epoch AS BIGINT) AS epoch, stream, CAST(seq AS BIGINT) AS seq FROM raw.{}",
+                table.id.name()
+            )
         })
         .collect();
     // A stream begins with 0: what was lost before its first known statement is missing.
