@@ -18,7 +18,6 @@ pub mod pg;
 pub mod public;
 pub mod quantile;
 pub mod raw;
-pub mod scram;
 pub mod server;
 pub mod settings;
 mod tail;

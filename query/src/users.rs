@@ -9,7 +9,7 @@ use counterfoil_entry::tree;
 use serde::Deserialize;
 
 use crate::engine::Limits;
-use crate::scram::{Verifier, VerifierError};
+use counterfoil_trust::scram::{Verifier, VerifierError};
 
 /// What a user is for; decides the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -6,6 +6,7 @@ pub mod bundle;
 mod fixture;
 pub mod keys;
 mod refusal;
+pub mod scram;
 mod spiffe;
 mod svid;
 mod tls;

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use counterfoil_columns::directory::DataDirectory;
 use counterfoil_entry::tree;
 use counterfoil_ledger::note::LogKey;
-use counterfoil_query::scram::Verifier;
+use counterfoil_trust::scram::Verifier;
 use rand::Rng as _;
 
 use super::{

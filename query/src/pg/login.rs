@@ -23,8 +23,8 @@ use super::Server;
 use super::session::Session;
 use crate::catalogue::DATABASE;
 use crate::log::Asker;
-use crate::scram::Exchange;
 use crate::settings::{REPORTED, defaults};
+use counterfoil_trust::scram::Exchange;
 
 const METHOD: &str = "SCRAM-SHA-256";
 /// Longest SCRAM message that is read (bytes).

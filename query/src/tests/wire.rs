@@ -14,9 +14,9 @@ use tower::ServiceExt;
 use super::shop::Shop;
 use crate::engine::Engine;
 use crate::log::QueryLog;
-use crate::scram::Verifier;
 use crate::users::Users;
 use crate::{Books, http, pg, template};
+use counterfoil_trust::scram::Verifier;
 
 const PASSWORD: &str = "correct horse";
 
