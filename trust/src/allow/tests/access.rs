@@ -67,125 +67,70 @@ fn ask(list: &AllowList, consumer: &str, path: &str, shown: Option<&[u8]>) -> Ve
     verdict
 }
 
+fn assert_reasons(access: Access, cases: &[(&str, &str, Option<&[u8]>, &str)]) {
+    let list = AllowList::compile(&bank(access)).unwrap();
+    for (consumer, path, shown, expected) in cases {
+        let verdict = ask(&list, consumer, path, *shown);
+        assert_eq!(verdict.reason.as_str(), *expected, "{consumer} {path}");
+    }
+}
+
+const BROKEN: &[u8] = b"Bearer x.y.z";
+
 #[test]
-fn each_access_mode_wants_to_be_shown_what_it_says() {
+fn in_mode_bundle_grants_decide_and_no_token_is_looked_at() {
+    let wide = token("portal", &["list", "read"]);
+    assert_reasons(
+        Access::Bundle,
+        &[
+            ("portal", "/accounts", None, "granted"),
+            ("portal", "/accounts", Some(BROKEN), "granted"),
+            ("portal", "/accounts/1", Some(&wide), "grant_none"),
+        ],
+    );
+}
+
+#[test]
+fn in_mode_token_the_token_alone_decides() {
     let good = token("portal", &["list"]);
     let wide = token("portal", &["list", "read"]);
     let stranger = token("stranger", &["list"]);
-    let broken = b"Bearer x.y.z".to_vec();
-    for (access, consumer, path, shown, expected) in [
-        // the grants decide, and a token is not looked at
-        (Access::Bundle, "portal", "/accounts", None, "granted"),
-        (
-            Access::Bundle,
-            "portal",
-            "/accounts",
-            Some(&broken),
-            "granted",
-        ),
-        (
-            Access::Bundle,
-            "portal",
-            "/accounts/1",
-            Some(&wide),
-            "grant_none",
-        ),
-        // the token alone decides
-        (
-            Access::Token,
-            "portal",
-            "/accounts",
-            Some(&good),
-            "token_granted",
-        ),
-        (
-            Access::Token,
-            "portal",
-            "/accounts/1",
-            Some(&wide),
-            "token_granted",
-        ),
-        (
-            Access::Token,
-            "stranger",
-            "/accounts",
-            Some(&stranger),
-            "token_granted",
-        ),
-        (
-            Access::Token,
-            "portal",
-            "/accounts/1",
-            Some(&good),
-            "token_scope",
-        ),
-        (Access::Token, "portal", "/accounts", None, "token_missing"),
-        (
-            Access::Token,
-            "portal",
-            "/accounts",
-            Some(&broken),
-            "token_malformed",
-        ),
-        (
-            Access::Token,
-            "portal",
-            "/accounts",
-            Some(&stranger),
-            "token_sub_mismatch",
-        ),
-        // both have to allow
-        (Access::Both, "portal", "/accounts", Some(&good), "granted"),
-        (Access::Both, "portal", "/accounts", None, "token_missing"),
-        (
-            Access::Both,
-            "portal",
-            "/accounts",
-            Some(&stranger),
-            "token_sub_mismatch",
-        ),
-        (
-            Access::Both,
-            "portal",
-            "/accounts/1",
-            Some(&wide),
-            "grant_none",
-        ),
-        (
-            Access::Both,
-            "portal",
-            "/accounts/1",
-            Some(&good),
-            "grant_none",
-        ),
-        (Access::Both, "stranger", "/accounts", None, "grant_none"),
-        (
-            Access::Both,
-            "stranger",
-            "/accounts",
-            Some(&good),
-            "token_sub_mismatch",
-        ),
-        // who may call without a grant may call without a token
-        (Access::Token, "stranger", "/health", None, "open_operation"),
-        (
-            Access::Both,
-            "stranger",
-            "/health",
-            Some(&broken),
-            "open_operation",
-        ),
-        // and what is no operation needs neither
-        (Access::Token, "portal", "/cards", None, "route_unknown"),
-    ] {
-        let list = AllowList::compile(&bank(access)).unwrap();
-        let verdict = ask(&list, consumer, path, shown.map(Vec::as_slice));
-        assert_eq!(
-            verdict.reason.as_str(),
-            expected,
-            "{access:?} {consumer} {path}"
-        );
-    }
+    assert_reasons(
+        Access::Token,
+        &[
+            ("portal", "/accounts", Some(&good), "token_granted"),
+            ("portal", "/accounts/1", Some(&wide), "token_granted"),
+            ("stranger", "/accounts", Some(&stranger), "token_granted"),
+            ("portal", "/accounts/1", Some(&good), "token_scope"),
+            ("portal", "/accounts", None, "token_missing"),
+            ("portal", "/accounts", Some(BROKEN), "token_malformed"),
+            ("portal", "/accounts", Some(&stranger), "token_sub_mismatch"),
+            // who may call without a grant may call without a token
+            ("stranger", "/health", None, "open_operation"),
+            // and what is no operation needs neither
+            ("portal", "/cards", None, "route_unknown"),
+        ],
+    );
+}
+
+#[test]
+fn in_mode_both_grant_and_token_have_to_allow() {
+    let good = token("portal", &["list"]);
+    let wide = token("portal", &["list", "read"]);
+    let stranger = token("stranger", &["list"]);
+    assert_reasons(
+        Access::Both,
+        &[
+            ("portal", "/accounts", Some(&good), "granted"),
+            ("portal", "/accounts", None, "token_missing"),
+            ("portal", "/accounts", Some(&stranger), "token_sub_mismatch"),
+            ("portal", "/accounts/1", Some(&wide), "grant_none"),
+            ("portal", "/accounts/1", Some(&good), "grant_none"),
+            ("stranger", "/accounts", None, "grant_none"),
+            ("stranger", "/accounts", Some(&good), "token_sub_mismatch"),
+            ("stranger", "/health", Some(BROKEN), "open_operation"),
+        ],
+    );
 }
 
 #[test]
