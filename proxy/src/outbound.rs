@@ -53,21 +53,21 @@ async fn forward(
     request: Request<Incoming>,
     grpc: bool,
 ) -> Result<Response<Incoming>, Stop> {
-    let (peer, authority, wants_token) = route(worker, call, &request)?;
-    let request = prepare(request, &authority, grpc, call)?;
-    // who brings credentials of his own is not helped
-    let api = wants_token.filter(|_| !request.headers().contains_key(AUTHORIZATION));
-    let sending = send(worker, call, (&peer, api.as_ref()), request);
+    let to = route(worker, call, &request)?;
+    let request = prepare(request, &to.authority, grpc, call)?;
+    // an application that brings credentials of its own is not helped
+    let is_bare = !request.headers().contains_key(AUTHORIZATION);
+    let api = to.wants_token.as_ref().filter(|_| is_bare);
+    let sending = send(worker, call, (&to.peer, api), request);
     Ok(call.within(worker.request_timeout, sending).await?)
 }
 
-/// Finds the destination, and the API when it wants a token. This side decides nothing about rights:
-/// the callee's proxy does.
+/// Finds the destination. This side decides nothing about rights: the callee's proxy does.
 fn route(
     worker: &Worker,
     call: &OpenCall,
     request: &Request<Incoming>,
-) -> Result<(Arc<Peer>, Authority, Option<Arc<str>>), Stop> {
+) -> Result<Destination, Stop> {
     let policy = worker.policy.current();
     if let Some(policy) = &policy {
         call.set_policy(policy);
@@ -97,7 +97,19 @@ fn route(
         // the callee may know more than this bundle does
         Err(_) => {}
     }
-    Ok((Arc::clone(peer), authority, wants_token))
+    Ok(Destination {
+        peer: Arc::clone(peer),
+        authority,
+        wants_token,
+    })
+}
+
+/// Where a call goes.
+struct Destination {
+    peer: Arc<Peer>,
+    authority: Authority,
+    /// The API, when the operation has to be shown a token.
+    wants_token: Option<Arc<str>>,
 }
 
 /// The request as the other proxy gets it.
