@@ -41,6 +41,8 @@ pub(crate) fn cut(
         },
         apis: catalogue.apis_of(audience).cloned().collect(),
         grants,
+        candidate: None,
+        tokens: None,
         consumers,
         peers,
         default_class: default_class.to_owned(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use counterfoil_entry::id::RetentionClass;
 use counterfoil_trust::allow::check_apis;
-use counterfoil_trust::bundle::{ApiRights, OperationRights};
+use counterfoil_trust::bundle::{Access, ApiRights, OperationRights};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -128,6 +128,7 @@ fn document(root: &Value, default_class: &str) -> Result<Document, Fault> {
         api: text(root, &["info", "title"])?.to_owned(),
         api_version: text(root, &["info", "version"])?.to_owned(),
         protocol: own.protocol.clone(),
+        access: Access::default(),
         operations,
     };
     Ok(Document {
