@@ -4,9 +4,10 @@ mod grants;
 mod openapi;
 mod workloads;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use counterfoil_trust::SpiffeId;
@@ -18,19 +19,31 @@ pub(crate) use workloads::WorkloadRule;
 /// A document of more than this is refused unread; the largest public bank API has half of it.
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
-/// Everything that governs the estate.
+/// Everything that governs the estate. Clones share their elements.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    pub(crate) apis: BTreeMap<String, Api>,
-    pub(crate) workloads: BTreeMap<SpiffeId, WorkloadRule>,
-    pub(crate) grants: Vec<GrantRule>,
+    pub(crate) apis: BTreeMap<String, Arc<Api>>,
+    pub(crate) workloads: BTreeMap<SpiffeId, Arc<WorkloadRule>>,
+    pub(crate) grants: BTreeMap<String, Arc<GrantRule>>,
+    served: BTreeMap<SpiffeId, BTreeSet<String>>,
+    by_api: BTreeMap<String, BTreeSet<String>>,
+    by_consumer: BTreeMap<SpiffeId, BTreeSet<String>>,
 }
 
 /// One API and the workload that serves it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Api {
     pub(crate) rights: ApiRights,
     pub(crate) server: Option<SpiffeId>,
+}
+
+/// What a grant means for bundles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrantState {
+    /// In force within its dates.
+    Approved,
+    /// Asked for: only the candidate rights hold it.
+    Requested,
 }
 
 /// Why a catalogue is refused: the file, where in it, and the reason.
@@ -99,19 +112,15 @@ impl Catalogue {
         }
         let file = dir.join("workloads.toml");
         let workloads = workloads::parse(&file, &read(&file)?, trust_domain)?;
-        let mut catalogue = Self {
-            apis: BTreeMap::new(),
-            workloads: BTreeMap::new(),
-            grants: Vec::new(),
-        };
-        for workload in workloads {
-            catalogue
-                .workloads
-                .insert(workload.spiffe_id.clone(), workload);
+        let mut catalogue = Self::default();
+        for (workload, _) in &workloads {
+            catalogue.put_workload(Arc::new(workload.clone()));
         }
-        catalogue.join_apis(documents, &file)?;
+        catalogue.join_apis(documents, &workloads, &file)?;
         let file = dir.join("grants.toml");
-        catalogue.grants = grants::parse(&file, &read(&file)?, &catalogue)?;
+        for grant in grants::parse(&file, &read(&file)?, &catalogue)? {
+            catalogue.put_grant(grant);
+        }
         Ok(catalogue)
     }
 
@@ -119,16 +128,16 @@ impl Catalogue {
     fn join_apis(
         &mut self,
         documents: Vec<(openapi::Document, PathBuf)>,
+        workloads: &[(WorkloadRule, Vec<String>)],
         workloads_file: &Path,
     ) -> Result<(), CatalogueError> {
-        let by_name: HashMap<&str, &SpiffeId> = self
-            .workloads
-            .values()
-            .map(|w| (w.name.as_str(), &w.spiffe_id))
+        let by_name: HashMap<&str, &SpiffeId> = workloads
+            .iter()
+            .map(|(w, _)| (w.name.as_str(), &w.spiffe_id))
             .collect();
         let mut claimed: HashMap<&str, &SpiffeId> = HashMap::new();
-        for workload in self.workloads.values() {
-            for api in &workload.apis {
+        for (workload, apis) in workloads {
+            for api in apis {
                 if claimed.insert(api, &workload.spiffe_id).is_some() {
                     let reason = format!("API {api} is served by two workloads");
                     return Err(CatalogueError::new(workloads_file, reason));
@@ -155,13 +164,10 @@ impl Catalogue {
                 let reason = format!("another document has the API {api} too");
                 return Err(CatalogueError::new(&file, reason).at(None, "info.title"));
             }
-            self.apis.insert(
-                api,
-                Api {
-                    rights: document.rights,
-                    server,
-                },
-            );
+            self.put_api(Api {
+                rights: document.rights,
+                server,
+            });
         }
         match claimed.keys().min() {
             Some(api) => {
@@ -190,12 +196,82 @@ impl Catalogue {
     /// The APIs that a workload serves.
     pub(crate) fn apis_of<'a>(
         &'a self,
-        server: &'a SpiffeId,
-    ) -> impl Iterator<Item = &'a ApiRights> {
-        self.apis
-            .values()
-            .filter(move |a| a.server.as_ref() == Some(server))
-            .map(|a| &a.rights)
+        server: &SpiffeId,
+    ) -> impl Iterator<Item = &'a ApiRights> + use<'a> {
+        let names = self.served.get(server).into_iter().flatten();
+        names
+            .filter_map(|name| self.apis.get(name))
+            .map(|api| &api.rights)
+    }
+
+    /// The grants on an API.
+    pub(crate) fn grants_on<'a>(
+        &'a self,
+        api: &str,
+    ) -> impl Iterator<Item = &'a Arc<GrantRule>> + use<'a> {
+        let ids = self.by_api.get(api).into_iter().flatten();
+        ids.filter_map(|id| self.grants.get(id))
+    }
+
+    /// The grants of a consumer.
+    pub(crate) fn grants_of<'a>(
+        &'a self,
+        consumer: &SpiffeId,
+    ) -> impl Iterator<Item = &'a Arc<GrantRule>> + use<'a> {
+        let ids = self.by_consumer.get(consumer).into_iter().flatten();
+        ids.filter_map(|id| self.grants.get(id))
+    }
+
+    /// Takes an API in, instead of the one of its name.
+    pub(crate) fn put_api(&mut self, api: Api) {
+        let name = api.rights.api.clone();
+        self.take_api(&name);
+        if let Some(server) = &api.server {
+            let served = self.served.entry(server.clone()).or_default();
+            served.insert(name.clone());
+        }
+        self.apis.insert(name, Arc::new(api));
+    }
+
+    /// Takes an API out.
+    pub(crate) fn take_api(&mut self, name: &str) {
+        let old = self.apis.remove(name);
+        if let Some(server) = old.as_ref().and_then(|api| api.server.as_ref()) {
+            remove(&mut self.served, server, name);
+        }
+    }
+
+    /// Takes a workload in, instead of the one of its SPIFFE id.
+    pub(crate) fn put_workload(&mut self, workload: Arc<WorkloadRule>) {
+        self.workloads.insert(workload.spiffe_id.clone(), workload);
+    }
+
+    /// Takes a grant in, instead of the one of its id.
+    pub(crate) fn put_grant(&mut self, grant: GrantRule) {
+        self.take_grant(&grant.id);
+        let id = grant.id.clone();
+        let on_api = self.by_api.entry(grant.api.clone()).or_default();
+        on_api.insert(id.clone());
+        let held = self.by_consumer.entry(grant.consumer.clone()).or_default();
+        held.insert(id.clone());
+        self.grants.insert(id, Arc::new(grant));
+    }
+
+    /// Takes a grant out.
+    pub(crate) fn take_grant(&mut self, id: &str) {
+        if let Some(old) = self.grants.remove(id) {
+            remove(&mut self.by_api, &old.api, id);
+            remove(&mut self.by_consumer, &old.consumer, id);
+        }
+    }
+}
+
+fn remove<K: Ord>(index: &mut BTreeMap<K, BTreeSet<String>>, key: &K, id: &str) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.remove(id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
     }
 }
 

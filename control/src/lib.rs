@@ -6,6 +6,8 @@ mod config;
 #[cfg(test)]
 mod fixture;
 mod issuance;
+mod jsonlines;
+mod live;
 mod published;
 mod server;
 mod slice;

@@ -1,13 +1,14 @@
 //! The process: checks everything, binds, serves, notices changes and stops in order.
 
 mod api;
+mod poll;
+mod token;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use counterfoil_entry::clock;
 use counterfoil_entry::id::{IdError, Writer};
 use counterfoil_spool::{
@@ -29,12 +30,17 @@ use crate::authority::{Authority, AuthorityError};
 use crate::catalogue::{Catalogue, CatalogueError, Fingerprint, fingerprint};
 use crate::config::{ConfigError, ControlConfig};
 use crate::issuance::{Issuance, Method};
-use crate::published::{PublishError, Published, Publisher};
+use crate::published::{Cause, PublishError, Publisher, Work};
 use api::{App, Caller};
 
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
-/// 2,000 proxies keep one connection each; the rest is room for those that join.
-const CONNECTIONS_MAX: usize = 4_096;
+/// 2,000 proxies keep one connection each, and open a second one for a moment when they renew their
+/// certificate or ask for a token; the rest is room for those that join.
+const CONNECTIONS_MAX: usize = 8_192;
+/// A proxy waits with one request of a connection; what else it asks does not wait.
+const STREAMS_MAX: u32 = 16;
+/// A peer that is gone without a word is noticed by its silence.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_secs(1);
@@ -124,8 +130,7 @@ impl Control {
         let seen = fingerprint(&config.catalogue_dir);
         let catalogue = load(&config)?;
         let authority = Authority::open(&config.control_dir(), &config.trust_domain)?;
-        let mut publisher = Publisher::open(&config.control_dir(), &config.default_class)?;
-        let published = publisher.publish(&catalogue, &authority, clock::wall())?;
+        let authority = Arc::new(authority);
         let life = Duration::from_secs(config.svid_ttl_s);
         let (svid, issued) = own_svid(&authority, &spiffe_id, life)?;
         let identity = Identity::new(svid, authority.roots.clone());
@@ -144,20 +149,23 @@ impl Control {
             config_sha256: config.sha256(),
         })?;
         let delivery = Delivery::new(&spool, identity.clone(), delivery_config(&config))?;
+        let publisher = Publisher::open(
+            &config.control_dir(),
+            &config.default_class,
+            Arc::clone(&authority),
+            spool.lane(0),
+        )?;
+        publisher.publish_first(Arc::new(catalogue))?;
         let mut issuance = Issuance::new(spool.lane(0));
         issuance.issued(&issued, Method::Own, None, clock::wall())?;
         let app = Arc::new(App {
             authority,
-            published: ArcSwap::from_pointee(published),
+            publisher: Arc::new(publisher),
             issuance: Mutex::new(issuance),
             spiffe_id,
             life,
         });
-        let watch = Watch {
-            config,
-            publisher,
-            seen,
-        };
+        let watch = Watch { config, seen };
         Ok(Self {
             app,
             identity,
@@ -186,12 +194,13 @@ impl Control {
             delivery,
             watch,
         } = self;
-        info!(%address, workloads = app.published.load().bundles.len(), "control serves");
+        info!(%address, workloads = app.publisher.shelf().len(), "control serves");
         // Delivery ends after everything that may still write a row.
         let delivery_shutdown = CancellationToken::new();
         let delivery = tokio::spawn(delivery.run(delivery_shutdown.clone()));
         let tasks = TaskTracker::new();
         tasks.spawn(watch.run(Arc::clone(&app), shutdown.clone()));
+        tasks.spawn(catch_up(Arc::clone(&app), shutdown.clone()));
         tasks.spawn(renew(Arc::clone(&app), identity.clone(), shutdown.clone()));
         accept(&listener, &app, &identity, &tasks, &shutdown).await;
         drop(listener);
@@ -234,13 +243,34 @@ fn own_svid(
     Ok((svid, issued))
 }
 
-/// Renews control's own SVID at half of its life.
-async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+/// Publishes what could not be published because the books or the disk were full.
+async fn catch_up(app: Arc<App>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(app.life / 2) => {}
+            () = tokio::time::sleep(POLL) => {}
         }
+        if !app.publisher.is_behind() {
+            continue;
+        }
+        let publisher = Arc::clone(&app.publisher);
+        match tokio::task::spawn_blocking(move || publisher.catch_up()).await {
+            Ok(Ok(work)) => info!(changed = work.changed, "what was due is published"),
+            Ok(Err(error)) => error!(%error, "bundles are due and cannot be published"),
+            Err(panic) => error!(%panic, "publishing ended unexpectedly"),
+        }
+    }
+}
+
+/// Renews control's own SVID at half of its life, and tries again soon when that fails.
+async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+    let mut pause = app.life / 2;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = app.life / 10;
         let renewed = own_svid(&app.authority, &app.spiffe_id, app.life);
         let written = renewed.and_then(|(svid, issued)| {
             app.issuance()
@@ -248,7 +278,10 @@ async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
             Ok(svid)
         });
         match written {
-            Ok(svid) => identity.replace(svid),
+            Ok(svid) => {
+                identity.replace(svid);
+                pause = app.life / 2;
+            }
             Err(error) => error!(%error, "cannot renew control's own SVID"),
         }
     }
@@ -310,12 +343,22 @@ async fn serve_connection(
     };
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = counterfoil_trust::peer_of(certificates).ok();
-    let service = TowerToHyperService::new(api::router(app, Caller { peer, address }));
+    let caller = Caller {
+        peer,
+        address,
+        closing: shutdown.clone(),
+    };
+    let service = TowerToHyperService::new(api::router(app, caller));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(STREAMS_MAX);
     let connection = builder.serve_connection(TokioIo::new(tls), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -334,7 +377,6 @@ async fn serve_connection(
 #[derive(Debug)]
 struct Watch {
     config: ControlConfig,
-    publisher: Publisher,
     seen: Fingerprint,
 }
 
@@ -368,22 +410,20 @@ impl Watch {
         }
         self.seen = now;
         match self.renew(app) {
-            Ok(published) => {
-                info!(
-                    workloads = published.bundles.len(),
-                    "the changed catalogue is published"
-                );
-                app.published.store(Arc::new(published));
-            }
+            Ok(work) => info!(changed = work.changed, "the changed catalogue is published"),
             Err(error) => error!(%error, "the changed catalogue is not used"),
         }
     }
 
-    fn renew(&mut self, app: &App) -> Result<Published, ControlError> {
-        let catalogue = load(&self.config)?;
-        Ok(self
-            .publisher
-            .publish(&catalogue, &app.authority, clock::wall())?)
+    fn renew(&mut self, app: &App) -> Result<Work, ControlError> {
+        let cause = Cause {
+            event_id: "folder".to_owned(),
+            author: "folder".to_owned(),
+            urgent: true,
+            touched: None,
+        };
+        let catalogue = Arc::new(load(&self.config)?);
+        Ok(app.publisher.publish(catalogue, &cause)?)
     }
 }
 

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use toml::Spanned;
 
-use super::{Catalogue, CatalogueError, line_at, toml_error};
+use super::{Catalogue, CatalogueError, GrantState, line_at, toml_error};
 
 /// One grant, with its operations written out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub(crate) struct GrantRule {
     pub(crate) operations: Vec<String>,
     pub(crate) not_before: Option<Time>,
     pub(crate) expires: Time,
+    pub(crate) state: GrantState,
+    /// Whether the candidate rights are without it.
+    pub(crate) revocation_proposed: bool,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +120,8 @@ fn check(row: Row, catalogue: &Catalogue) -> Result<GrantRule, String> {
         operations,
         not_before,
         expires,
+        state: GrantState::Approved,
+        revocation_proposed: false,
     })
 }
 

@@ -225,7 +225,7 @@ fn a_star_means_every_operation_and_toml_dates_are_dates() {
     let all = "[\"*\"]";
     let some = "[\"listAccounts\", \"GET /accounts/{id}\"]";
     assert_eq!(
-        changed("grants.toml", some, all).unwrap().grants[0]
+        changed("grants.toml", some, all).unwrap().grants["g-1"]
             .operations
             .len(),
         4
@@ -238,7 +238,7 @@ fn a_star_means_every_operation_and_toml_dates_are_dates() {
     .unwrap();
     assert_eq!(dated.grants, Folder::new().load().unwrap().grants);
     assert_eq!(
-        dated.grants[0].expires.to_string(),
+        dated.grants["g-1"].expires.to_string(),
         "2100-01-01T00:00:00.000000000Z"
     );
 }

@@ -22,7 +22,6 @@ pub(crate) struct WorkloadRule {
     pub(crate) zone: Option<String>,
     pub(crate) addresses: Vec<String>,
     pub(crate) join_token_sha256: Option<Hash>,
-    pub(crate) apis: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -56,13 +55,14 @@ pub(super) fn parse(
     file: &Path,
     text: &str,
     trust_domain: &str,
-) -> Result<Vec<WorkloadRule>, CatalogueError> {
+) -> Result<Vec<(WorkloadRule, Vec<String>)>, CatalogueError> {
     let rows: File = toml::from_str(text).map_err(|e| toml_error(file, text, &e))?;
     let mut seen = HashSet::new();
     let mut workloads = Vec::with_capacity(rows.workload.len());
     for row in rows.workload {
         let line = line_at(text, row.spiffe_id.span().start);
         let place = row.name.clone();
+        let apis = row.apis.clone();
         let workload = check(row, trust_domain)
             .map_err(|reason| CatalogueError::new(file, reason).at(line, place.as_str()))?;
         // Names are host names, which do not tell letter cases apart.
@@ -76,7 +76,7 @@ pub(super) fn parse(
             }
             seen.insert(key);
         }
-        workloads.push(workload);
+        workloads.push((workload, apis));
     }
     Ok(workloads)
 }
@@ -113,7 +113,6 @@ fn check(row: Row, trust_domain: &str) -> Result<WorkloadRule, String> {
         zone: row.zone,
         addresses: row.addresses,
         join_token_sha256,
-        apis: row.apis,
     })
 }
 
