@@ -97,6 +97,14 @@ struct Due {
     author: Option<String>,
 }
 
+/// A bundle that is not on the shelf yet.
+#[derive(Debug)]
+struct Print {
+    sheet: Sheet,
+    /// What is to be written down before it may be served, when it was never served before.
+    new: Option<(Versions, BundleRow)>,
+}
+
 impl Publisher {
     /// Goes on where the numbers in `dir` stand; nothing is published yet. Rows go to `lane`.
     pub(crate) fn open(
@@ -209,12 +217,12 @@ impl Publisher {
             };
             work.cut += 1;
             let print = self.print(&press.numbering, catalogue, workload, now)?;
-            let Some((sheet, changed)) = print else {
+            let Some(print) = print else {
                 continue;
             };
             work.signed += 1;
-            sheets.push(sheet);
-            if let Some((versions, row)) = changed {
+            sheets.push(print.sheet);
+            if let Some((versions, row)) = print.new {
                 work.changed += 1;
                 new.push(versions);
                 rows.push(row);
@@ -235,15 +243,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// The bundle of one workload, with its numbers and row when they are new; nothing when it lies on
-    /// the shelf already.
+    /// The bundle of one workload; nothing when it lies on the shelf already.
     fn print(
         &self,
         numbering: &Numbering,
         catalogue: &Catalogue,
         workload: &WorkloadRule,
         now: Time,
-    ) -> Result<Option<(Sheet, Option<(Versions, BundleRow)>)>, PublishError> {
+    ) -> Result<Option<Print>, PublishError> {
         let audience = &workload.spiffe_id;
         let tokens = || TokenRules {
             issuer: token::issuer(audience.trust_domain()),
@@ -273,7 +280,7 @@ impl Publisher {
             etag: format!("\"{sha256}\"").into(),
         };
         if !is_new {
-            return Ok(Some((sheet, None)));
+            return Ok(Some(Print { sheet, new: None }));
         }
         let signed = serde_json::to_vec(&rights).map_err(|source| BundleError::Malformed {
             part: "rights",
@@ -290,7 +297,8 @@ impl Publisher {
             author: None,
             grants: u64::try_from(rights.grants.len()).unwrap_or(u64::MAX),
         };
-        Ok(Some((sheet, Some((versions, row)))))
+        let new = Some((versions, row));
+        Ok(Some(Print { sheet, new }))
     }
 }
 
