@@ -1,6 +1,12 @@
-//! Access tokens (RFC 9068) bound to the caller's certificate (RFC 8705): what control signs.
+//! Access tokens (RFC 9068) bound to the caller's certificate (RFC 8705): what control signs and
+//! proxies check.
+
+mod cache;
+mod check;
+mod claims;
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -14,6 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::SpiffeId;
 use crate::bundle::TokenKey;
 use crate::keys::pkcs8_pem;
+pub use cache::TokenCache;
+pub use check::Authorization;
+pub(crate) use check::{Caller, Need, TokenCheck};
+pub(crate) use claims::Checked;
 
 /// The header `typ` of every token (RFC 9068 2.1).
 pub const TYPE: &str = "at+jwt";
@@ -21,6 +31,92 @@ pub const TYPE: &str = "at+jwt";
 pub const LIFE_S_MAX: i64 = 3_600;
 
 const NS_PER_S: i64 = 1_000_000_000;
+
+/// What is wrong with a request's token. The words are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// `alg` is not ES256.
+    Alg,
+    /// `aud` is not the one API that is called.
+    Aud,
+    /// The signature is not of the named key.
+    BadSig,
+    /// `cnf` is not the caller's certificate: the token was stolen, or is older than the certificate.
+    CnfMismatch,
+    /// `exp` is over.
+    Expired,
+    /// `iss` is not the estate's control.
+    Iss,
+    /// `kid` names no key of the bundle.
+    KeyUnknown,
+    /// More than one token, or what is no token: `exp`, `nbf` and `iat` that are missing, no whole
+    /// numbers or do not fit together are such, too.
+    Malformed,
+    /// None was shown.
+    Missing,
+    /// `nbf` or `iat` is to come.
+    NotYet,
+    /// `jti` was taken back.
+    Revoked,
+    /// `scope` does not name the operation.
+    Scope,
+    /// `sub` or `client_id` is not the caller.
+    SubMismatch,
+    /// `typ` is not that of an access token.
+    Type,
+}
+
+impl Fault {
+    /// Every value.
+    pub const ALL: &[Self] = &[
+        Self::Alg,
+        Self::Aud,
+        Self::BadSig,
+        Self::CnfMismatch,
+        Self::Expired,
+        Self::Iss,
+        Self::KeyUnknown,
+        Self::Malformed,
+        Self::Missing,
+        Self::NotYet,
+        Self::Revoked,
+        Self::Scope,
+        Self::SubMismatch,
+        Self::Type,
+    ];
+
+    /// The stable word, as entries hold it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alg => "token_alg",
+            Self::Aud => "token_aud",
+            Self::BadSig => "token_bad_sig",
+            Self::CnfMismatch => "token_cnf_mismatch",
+            Self::Expired => "token_expired",
+            Self::Iss => "token_iss",
+            Self::KeyUnknown => "token_key_unknown",
+            Self::Malformed => "token_malformed",
+            Self::Missing => "token_missing",
+            Self::NotYet => "token_not_yet",
+            Self::Revoked => "token_revoked",
+            Self::Scope => "token_scope",
+            Self::SubMismatch => "token_sub_mismatch",
+            Self::Type => "token_type",
+        }
+    }
+}
+
+/// What entries say of a token whose signature is good: never the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSeen {
+    /// `iss`.
+    pub issuer: Arc<str>,
+    /// `jti`.
+    pub jti: Arc<str>,
+    /// `kid`, the key that signed it.
+    pub kid: Arc<str>,
+}
 
 /// The claim `iss` of a trust domain's tokens.
 #[must_use]

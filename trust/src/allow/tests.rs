@@ -1,9 +1,11 @@
+mod access;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::SpiffeId;
 use crate::bundle::{
-    Access, BundleKeys, Consumer, Endpoints, Instances, OperationRights, PeerRights, SignedBundle,
+    BundleKeys, Consumer, Endpoints, Grant, Instances, OperationRights, PeerRights, SignedBundle,
     Workload,
 };
 use crate::keys::SealKey;
