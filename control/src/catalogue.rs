@@ -9,11 +9,11 @@ use counterfoil_entry::{Hash, Time};
 use counterfoil_trust::SpiffeId;
 use counterfoil_trust::bundle::ApiRights;
 
-pub use openapi::DocumentError;
+pub(crate) use openapi::DocumentError;
 
 /// Everything that governs the estate. Clones share their elements.
 #[derive(Clone, Debug, Default)]
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     pub(crate) apis: BTreeMap<String, Arc<Api>>,
     pub(crate) workloads: BTreeMap<SpiffeId, Arc<WorkloadRule>>,
     pub(crate) grants: BTreeMap<String, Arc<GrantRule>>,

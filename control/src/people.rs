@@ -9,9 +9,11 @@ mod routes;
 mod serve;
 
 pub(crate) use login::Login;
-pub(crate) use registry::{People, PeopleError};
-pub(crate) use routes::Door;
-pub(crate) use serve::{Listening, PeopleListenError};
+pub use registry::PeopleError;
+pub(crate) use registry::People;
+pub(crate) use routes::{Door, inner};
+pub(crate) use serve::Listening;
+pub use serve::PeopleListenError;
 
 #[cfg(test)]
 mod tests;

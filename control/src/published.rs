@@ -1,6 +1,6 @@
 //! What control publishes: one signed bundle a workload, each version greater than the last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,21 @@ use crate::slice;
 /// Everything that requests are answered from; made anew and swapped when the catalogue changes.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    pub(crate) workloads: BTreeMap<SpiffeId, WorkloadRule>,
+    pub(crate) workloads: BTreeMap<SpiffeId, Arc<WorkloadRule>>,
     pub(crate) bundles: HashMap<SpiffeId, Served>,
+}
+
+/// What made a new catalogue.
+#[derive(Clone, Debug)]
+pub(crate) struct Cause {
+    /// The governance event.
+    pub(crate) event_id: String,
+    /// Who did it.
+    pub(crate) author: String,
+    /// Whether a right is taken away.
+    pub(crate) urgent: bool,
+    /// Workloads whose slices may have changed; all when absent.
+    pub(crate) touched: Option<BTreeSet<SpiffeId>>,
 }
 
 /// One bundle, ready to be served.

@@ -8,7 +8,7 @@ use counterfoil_trust::bundle::{
     ApiRights, Consumer, Endpoints, Grant, Instances, PeerRights, Rights, Workload,
 };
 
-use crate::catalogue::{Catalogue, WorkloadRule};
+use crate::catalogue::{Catalogue, GrantState, WorkloadRule};
 
 /// The slice of `workload`, of version 0 and time 0: whoever publishes it numbers and dates it.
 pub(crate) fn cut(
@@ -59,14 +59,11 @@ pub(crate) fn cut(
 
 /// The grants on the operations that `server` serves, one for each operation.
 fn inbound_grants(catalogue: &Catalogue, server: &SpiffeId) -> Vec<Grant> {
-    let served = |api: &str| {
-        catalogue
-            .apis
-            .get(api)
-            .is_some_and(|api| api.server.as_ref() == Some(server))
-    };
     let mut grants = Vec::new();
-    for rule in catalogue.grants.iter().filter(|rule| served(&rule.api)) {
+    let rules = catalogue
+        .apis_of(server)
+        .flat_map(|api| catalogue.grants_on(&api.api));
+    for rule in rules.filter(|rule| rule.state == GrantState::Approved) {
         grants.extend(rule.operations.iter().map(|operation| Grant {
             grant_id: rule.id.clone(),
             consumer: rule.consumer.clone(),
@@ -94,12 +91,8 @@ fn consumers(catalogue: &Catalogue, grants: &[Grant]) -> Vec<Consumer> {
 /// The declared dependencies: the servers of the APIs for which `consumer` holds a grant. All
 /// operations of such an API are named, so that a denied call is still written down by its name.
 fn peers(catalogue: &Catalogue, consumer: &SpiffeId) -> Vec<PeerRights> {
-    let held: BTreeSet<&str> = catalogue
-        .grants
-        .iter()
-        .filter(|grant| &grant.consumer == consumer)
-        .map(|grant| grant.api.as_str())
-        .collect();
+    let held = catalogue.grants_of(consumer);
+    let held: BTreeSet<&str> = held.map(|grant| grant.api.as_str()).collect();
     let mut by_server: BTreeMap<&SpiffeId, Vec<ApiRights>> = BTreeMap::new();
     for api in held.into_iter().filter_map(|api| catalogue.apis.get(api)) {
         if let Some(server) = &api.server {

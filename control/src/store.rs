@@ -13,7 +13,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::governance::estate::{Change, Estate};
 use crate::governance::records::EventRecord;
-pub(crate) use outbox::{Owed, Row, Written};
+pub(crate) use outbox::{Owed, Written};
 
 /// Every step that brought the state to its present form, in order. The number of the last one is
 /// the version of the state.
@@ -62,6 +62,14 @@ pub enum StoreError {
         /// Its value.
         value: String,
     },
+}
+
+/// What control is configured with and commands need, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) trust_domain: String,
+    /// Retention class of operations that name none.
+    pub(crate) default_class: String,
 }
 
 /// The open state. Dropping it lets the next process in.
@@ -113,6 +121,16 @@ impl Store {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         write::change(&transaction, change)?;
         Ok(transaction.commit()?)
+    }
+
+    /// What control was configured with when it ran last, for commands that work without it.
+    pub(crate) fn settings(&self) -> Result<Option<Settings>, StoreError> {
+        read::settings(&self.connection)
+    }
+
+    /// Keeps what control is configured with.
+    pub(crate) fn keep_settings(&mut self, settings: &Settings) -> Result<(), StoreError> {
+        write::settings(&self.connection, settings)
     }
 
     /// The next events after the one named, oldest first; from the first on when none is named. None

@@ -49,15 +49,15 @@ pub(crate) struct Document {
 /// Why a document is refused: the file, where in it, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}{}: {reason}", Place(*line, place))]
-pub struct DocumentError {
+pub(crate) struct DocumentError {
     /// The file, as its sender names it.
-    pub file: String,
+    pub(crate) file: String,
     /// Its line, counted from 1, where it is known.
-    pub line: Option<u64>,
+    pub(crate) line: Option<u64>,
     /// The path inside the document, as in `paths./accounts.get`; empty for the whole.
-    pub place: String,
+    pub(crate) place: String,
     /// What is wrong.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 struct Place<'a>(Option<u64>, &'a str);
@@ -184,7 +184,7 @@ fn misplaced(error: &AllowError, places: &Places) -> Fault {
     let operation = match error {
         AllowError::Route { operation, .. } | AllowError::Class { operation, .. } => operation,
         AllowError::Twice { other, .. } => other,
-        AllowError::GrantStray { .. } | AllowError::Peer(_) => "",
+        _ => "",
     };
     let place = places.get(operation);
     Fault::new(

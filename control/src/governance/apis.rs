@@ -20,24 +20,24 @@ use crate::catalogue::openapi;
 
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ApiImported {
+pub(crate) struct ApiImported {
     /// The API as it is now.
     #[serde(flatten)]
-    pub api: ApiRecord,
+    pub(crate) api: ApiRecord,
     /// `created`, `revised` or `unchanged`.
-    pub outcome: ImportOutcome,
+    pub(crate) outcome: ImportOutcome,
     /// Operations that are new.
-    pub added: Vec<String>,
+    pub(crate) added: Vec<String>,
     /// Operations that are gone.
-    pub removed: Vec<String>,
+    pub(crate) removed: Vec<String>,
     /// Operations of which something else than the name changed.
-    pub changed: Vec<String>,
+    pub(crate) changed: Vec<String>,
 }
 
 /// Whether an import changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ImportOutcome {
+pub(crate) enum ImportOutcome {
     /// The API is new.
     Created,
     /// It has a new revision.

@@ -8,15 +8,15 @@ use super::refusal::Refusal;
 
 /// Who acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actor {
+pub(crate) struct Actor {
     /// A person's name, or a SPIFFE id.
-    pub name: String,
+    pub(crate) name: String,
     /// The teams of that person.
-    pub teams: Vec<String>,
+    pub(crate) teams: Vec<String>,
     /// Whether it is an administrator.
-    pub admin: bool,
+    pub(crate) admin: bool,
     /// From where, when over the network.
-    pub peer_address: Option<String>,
+    pub(crate) peer_address: Option<String>,
 }
 
 impl Actor {

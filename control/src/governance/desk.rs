@@ -4,10 +4,12 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use counterfoil_entry::{Time, clock};
 use counterfoil_spool::Lane;
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::attempt::{Actor, Attempt};
@@ -18,14 +20,19 @@ use super::refusal::Refusal;
 use super::requests::{
     ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest,
 };
-use super::{ApiImported, Governance, GovernanceError, WorkloadRegistered, apis, workloads};
+use super::apis::{self, ApiImported};
+use super::workloads::{self, WorkloadRegistered};
+use super::{Governance, GovernanceError};
 use crate::catalogue::Catalogue;
 use crate::published::Cause;
+use crate::store::Store;
 
+/// A grant that ran out is recorded within that time; proxies need nobody to tell them.
+const LOOK: Duration = Duration::from_secs(1);
 /// So many rows reach the disk together.
 const BATCH: u32 = 1_000;
 
-/// Makes bundles of a catalogue; says why it could not.
+/// Makes bundles of a catalogue, or says why it could not.
 pub(crate) type Publish = Box<dyn Fn(&Arc<Catalogue>, &Cause) -> Result<(), String> + Send>;
 
 /// The one place that changes the governance state while control runs.
@@ -36,6 +43,7 @@ pub(crate) struct Desk {
     next_expiry_ns: AtomicI64,
     /// Whether books or bundles lag behind what is recorded.
     behind: AtomicBool,
+    trust_domain: String,
     default_class: String,
     own: Actor,
 }
@@ -43,21 +51,36 @@ pub(crate) struct Desk {
 /// What only one can use at a time.
 struct Seat {
     governance: Governance,
-    lane: Lane,
-    epoch: u64,
-    publish: Publish,
+    /// Absent while control does not run: what is owed waits for it.
+    books: Option<Books>,
     unpublished: Option<Cause>,
+}
+
+/// What follows on a change, in this order.
+pub(crate) struct Books {
+    /// The desk's own.
+    pub(crate) lane: Lane,
+    /// The epoch of the lane's spool.
+    pub(crate) epoch: u64,
+    /// Makes bundles of the catalogue as it is then.
+    pub(crate) publish: Publish,
 }
 
 /// How much an import of an estate changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-pub struct EstateImported {
+pub(crate) struct EstateImported {
     /// Workloads registered or updated.
-    pub workloads: u64,
+    pub(crate) workloads: u64,
     /// APIs created or revised.
-    pub apis: u64,
+    pub(crate) apis: u64,
     /// Grants taken in.
-    pub grants: u64,
+    pub(crate) grants: u64,
+}
+
+impl fmt::Debug for Books {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Books").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Desk {
@@ -66,27 +89,35 @@ impl fmt::Debug for Desk {
     }
 }
 
+/// Tends the desk until `shutdown` is cancelled.
+pub(crate) async fn tend(desk: Arc<Desk>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if desk.needs_tending(clock::wall()) {
+            let desk = Arc::clone(&desk);
+            // What fails is said in the log by the desk itself, and tried again.
+            let _tended = tokio::task::spawn_blocking(move || desk.tend()).await;
+        }
+    }
+}
+
 impl Desk {
-    /// Takes over an open state. `lane` is the desk's own; `own` is control itself, which lets grants
-    /// run out.
-    pub(crate) fn new(
-        governance: Governance,
-        (lane, epoch): (Lane, u64),
-        own: Actor,
-        publish: Publish,
-    ) -> Self {
+    /// Takes over an open state. `own` is control itself, which lets grants run out.
+    pub(crate) fn new(governance: Governance, own: Actor, books: Option<Books>) -> Self {
         let desk = Self {
             estate: ArcSwap::from_pointee(governance.estate.clone()),
             next_expiry_ns: AtomicI64::new(i64::MAX),
             // What commands recorded while control was away is owed to the books.
             behind: AtomicBool::new(true),
+            trust_domain: governance.trust_domain.clone(),
             default_class: governance.default_class.clone(),
             own,
             seat: Mutex::new(Seat {
                 governance,
-                lane,
-                epoch,
-                publish,
+                books,
                 unpublished: None,
             }),
         };
@@ -144,9 +175,9 @@ impl Desk {
         actor: &Actor,
     ) -> Result<WorkloadRegistered, GovernanceError> {
         let now = clock::wall();
-        let trust_domain = self.seat().governance.trust_domain.clone();
+        let trust_domain = &self.trust_domain;
         self.change(
-            |estate| workloads::register(estate, asked, &trust_domain, actor, now),
+            |estate| workloads::register(estate, asked, trust_domain, actor, now),
             now,
         )
     }
@@ -155,7 +186,7 @@ impl Desk {
         &self,
         asked: &GrantRequest,
         actor: &Actor,
-    ) -> Result<Arc<GrantRecord>, GovernanceError> {
+    ) -> Result<GrantRecord, GovernanceError> {
         let now = clock::wall();
         self.change(|estate| grants::request(estate, asked, actor, now), now)
     }
@@ -166,7 +197,7 @@ impl Desk {
         step: Step,
         note: &Note,
         actor: &Actor,
-    ) -> Result<Arc<GrantRecord>, GovernanceError> {
+    ) -> Result<GrantRecord, GovernanceError> {
         let now = clock::wall();
         self.change(
             |estate| grants::take(estate, grant_id, step, note, actor, now),
@@ -181,10 +212,9 @@ impl Desk {
         actor: &Actor,
     ) -> Result<EstateImported, GovernanceError> {
         let now = clock::wall();
-        let trust_domain = self.seat().governance.trust_domain.clone();
-        let class = &self.default_class;
+        let (trust_domain, class) = (self.trust_domain.as_str(), self.default_class.as_str());
         self.change(
-            |estate| import_estate(estate, given, (&trust_domain, class), actor, now),
+            |estate| import_estate(estate, given, (trust_domain, class), actor, now),
             now,
         )
     }
@@ -223,7 +253,7 @@ impl Desk {
                     return Ok(result);
                 }
                 let change = seat.governance.record(change, now)?;
-                seat.unpublished = Cause::of(&change);
+                seat.unpublished = cause_of(&change);
                 self.estate.store(Arc::new(seat.governance.estate.clone()));
                 Ok(result)
             }
@@ -247,10 +277,13 @@ impl Desk {
 
     /// Brings the books up to what is recorded, syncs them, then publishes.
     fn settle(&self, seat: &mut Seat) -> Result<(), String> {
+        let Some(books) = &mut seat.books else {
+            return Ok(());
+        };
         self.behind.store(true, Ordering::Relaxed);
-        seat.drain()?;
+        drain(&mut seat.governance.store, books)?;
         if let Some(cause) = &seat.unpublished {
-            (seat.publish)(&seat.governance.estate.catalogue, cause)?;
+            (books.publish)(&seat.governance.estate.catalogue, cause)?;
             seat.unpublished = None;
         }
         self.behind.store(false, Ordering::Relaxed);
@@ -269,33 +302,32 @@ impl Desk {
     }
 }
 
-impl Seat {
-    /// Moves what is owed into the spool: appended in order, synced, then marked. A kill in between
-    /// repeats rows, which readers tell by event and revision.
-    fn drain(&mut self) -> Result<(), String> {
-        loop {
-            let owed = self
-                .governance
-                .store
-                .owed(BATCH)
-                .map_err(|e| e.to_string())?;
-            if owed.is_empty() {
-                return Ok(());
-            }
-            let mut written = Vec::with_capacity(owed.len());
-            for one in &owed {
-                let place = one
-                    .append(&mut self.lane, self.epoch)
-                    .map_err(|e| e.to_string())?;
-                written.push(place);
-            }
-            self.lane.sync().map_err(|e| e.to_string())?;
-            self.governance
-                .store
-                .mark(&written)
-                .map_err(|e| e.to_string())?;
+/// Moves what is owed into the spool: appended in order, synced, then marked. A kill in between
+/// repeats rows, which readers tell by event and revision.
+fn drain(store: &mut Store, books: &mut Books) -> Result<(), String> {
+    loop {
+        let owed = store.owed(BATCH).map_err(|e| e.to_string())?;
+        if owed.is_empty() {
+            return Ok(());
         }
+        let mut written = Vec::with_capacity(owed.len());
+        for one in &owed {
+            let place = one.append(&mut books.lane, books.epoch);
+            written.push(place.map_err(|e| e.to_string())?);
+        }
+        books.lane.sync().map_err(|e| e.to_string())?;
+        store.mark(&written).map_err(|e| e.to_string())?;
     }
+}
+
+fn cause_of(change: &Change) -> Option<Cause> {
+    let event = change.events.first()?;
+    Some(Cause {
+        event_id: event.event_id.clone(),
+        author: event.actor.clone(),
+        urgent: change.urgent,
+        touched: Some(change.touched.clone()),
+    })
 }
 
 fn may_import(actor: &Actor, now: Time) -> Result<(), Refusal> {

@@ -24,38 +24,38 @@ const CALL_BYTES_MAX: usize = 8 << 10;
 
 /// What the callee's proxy decides on a call, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// `allow` or `deny`.
-    pub decision: String,
+    pub(crate) decision: String,
     /// The stable reason that entries would hold.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Who would call.
     #[schema(value_type = String)]
-    pub caller: SpiffeId,
+    pub(crate) caller: SpiffeId,
     /// Who would decide.
     #[schema(value_type = Option<String>)]
-    pub callee: Option<SpiffeId>,
+    pub(crate) callee: Option<SpiffeId>,
     /// The API, when the call is one of its operations.
-    pub api: Option<String>,
+    pub(crate) api: Option<String>,
     /// The operation.
-    pub operation: Option<String>,
+    pub(crate) operation: Option<String>,
     /// The grant that allows it, or that does not any more or not yet.
-    pub grant_id: Option<String>,
+    pub(crate) grant_id: Option<String>,
     /// The rule, in a sentence.
-    pub rule: String,
+    pub(crate) rule: String,
     /// What comes nearest to a grant that would allow it.
-    pub nearest: Vec<Nearest>,
+    pub(crate) nearest: Vec<Nearest>,
 }
 
 /// A grant that comes near.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Nearest {
+pub(crate) struct Nearest {
     /// The grant.
-    pub grant_id: String,
+    pub(crate) grant_id: String,
     /// What it says.
-    pub what: String,
+    pub(crate) what: String,
     /// What is missing in it.
-    pub missing: String,
+    pub(crate) missing: String,
 }
 
 /// Explains the call `call`, as in `POST /payments`, of `caller` (a SPIFFE id or a workload's name)

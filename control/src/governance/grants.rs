@@ -45,7 +45,7 @@ pub(crate) fn request(
     asked: &GrantRequest,
     actor: &Actor,
     now: Time,
-) -> Result<(Change, Arc<GrantRecord>), Refusal> {
+) -> Result<(Change, GrantRecord), Refusal> {
     let wanted = Wanted {
         consumer: &asked.consumer,
         api: &asked.api,
@@ -66,9 +66,9 @@ pub(crate) fn request(
         .ticket(Some(grant.ticket.clone()));
     let mut change = Change::default();
     grant.event_id = attempt.event_id();
-    let grant = Arc::new(grant);
-    change.events.push(attempt.done(grant.revision, None, Some(object_sha256(&*grant))));
-    change.grants.push(Arc::clone(&grant));
+    let after = object_sha256(&grant);
+    change.events.push(attempt.done(grant.revision, None, Some(after)));
+    change.grants.push(Arc::new(grant.clone()));
     Ok((change, grant))
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn take(
     note: &Note,
     actor: &Actor,
     now: Time,
-) -> Result<(Change, Arc<GrantRecord>), Refusal> {
+) -> Result<(Change, GrantRecord), Refusal> {
     let old = find(estate, grant_id)?;
     let attempt = Attempt::new(actor, now, step.action(), "grant", grant_id)
         .ticket(requests::name_opt("ticket", note.ticket.as_deref())?)
@@ -173,7 +173,8 @@ pub(crate) fn take(
     }
     let mut change = revised(old, grant, attempt, now);
     change.urgent = step == Step::Revoke;
-    let grant = change.grants.first().map_or_else(|| Arc::clone(old), Arc::clone);
+    let grant = change.grants.first().unwrap_or(old);
+    let grant = GrantRecord::clone(grant);
     Ok((change, grant))
 }
 
@@ -199,6 +200,35 @@ pub(crate) fn next_expiry(estate: &Estate) -> Option<Time> {
     open.filter(|grant| matches!(grant.state, State::Requested | State::Approved))
         .map(|grant| grant.expires)
         .min()
+}
+
+/// Which grants are meant; all when nothing is given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) state: Option<State>,
+    /// A SPIFFE id or the name of a workload.
+    pub(crate) consumer: Option<String>,
+    pub(crate) api: Option<String>,
+}
+
+/// The grants that `filter` means, oldest first.
+pub(crate) fn list(estate: &Estate, filter: &Filter) -> Result<Vec<GrantRecord>, Refusal> {
+    let consumer = match filter.consumer.as_deref() {
+        None => None,
+        Some(named) => {
+            let missing = || Refusal::value("consumer", format!("{} is no workload", shown(named)));
+            Some(&estate.workload(named.trim()).ok_or_else(missing)?.spiffe_id)
+        }
+    };
+    let wanted = |grant: &&Arc<GrantRecord>| {
+        filter.state.is_none_or(|state| grant.state == state)
+            && consumer.is_none_or(|id| grant.consumer == *id)
+            && filter.api.as_ref().is_none_or(|api| grant.api == *api)
+    };
+    let found = estate.grants.values().filter(wanted);
+    let mut found: Vec<_> = found.map(|grant| GrantRecord::clone(grant)).collect();
+    found.sort_by(|a, b| (a.requested_at, &a.grant_id).cmp(&(b.requested_at, &b.grant_id)));
+    Ok(found)
 }
 
 fn revised(old: &GrantRecord, mut grant: GrantRecord, attempt: Attempt, now: Time) -> Change {

@@ -12,45 +12,45 @@ use super::moment;
 
 /// One revision of an API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ApiRecord {
+pub(crate) struct ApiRecord {
     /// Name: the title of its document.
-    pub api: String,
+    pub(crate) api: String,
     /// Version of its document.
-    pub api_version: String,
+    pub(crate) api_version: String,
     /// 1, 2 .. in each API.
-    pub revision: u64,
+    pub(crate) revision: u64,
     /// Whether it can be called.
-    pub status: ApiStatus,
+    pub(crate) status: ApiStatus,
     /// The team that answers for it, and decides on grants.
-    pub owner_team: String,
+    pub(crate) owner_team: String,
     /// The workload that serves it; null until one is named.
     #[schema(value_type = Option<String>)]
-    pub server: Option<SpiffeId>,
+    pub(crate) server: Option<SpiffeId>,
     /// What callers have to show: `bundle`, `token` or `both`.
     #[schema(value_type = String)]
-    pub access: Access,
+    pub(crate) access: Access,
     /// What the instances speak when it is not plain HTTP, as in `grpc`.
-    pub protocol: Option<String>,
+    pub(crate) protocol: Option<String>,
     /// OpenAPI version of the document.
-    pub openapi: String,
+    pub(crate) openapi: String,
     /// SHA-256 of the document.
     #[serde(serialize_with = "as_text")]
     #[schema(value_type = String)]
-    pub document_sha256: Hash,
+    pub(crate) document_sha256: Hash,
     /// How many operations it has.
     #[serde(serialize_with = "count")]
     #[schema(value_type = u64)]
-    pub operations: Vec<OperationRights>,
+    pub(crate) operations: Vec<OperationRights>,
     /// Scopes of evidence of operations that name none.
-    pub scopes: Vec<String>,
+    pub(crate) scopes: Vec<String>,
     /// Retention class of operations that name none.
-    pub retention_class: String,
+    pub(crate) retention_class: String,
     /// When this revision was recorded.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub recorded_at: Time,
+    pub(crate) recorded_at: Time,
     /// The event that made this revision.
-    pub event_id: String,
+    pub(crate) event_id: String,
 }
 
 impl ApiRecord {
@@ -74,7 +74,7 @@ impl ApiRecord {
 /// Whether an API can be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ApiStatus {
+pub(crate) enum ApiStatus {
     /// It can.
     Published,
     /// It can, and should not be asked for any more.
@@ -86,7 +86,7 @@ pub enum ApiStatus {
 impl ApiStatus {
     /// The word in books and answers.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Published => "published",
             Self::Deprecated => "deprecated",
@@ -103,29 +103,29 @@ impl ApiStatus {
 
 /// One operation, as its API's owner shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct OperationView {
+pub(crate) struct OperationView {
     /// Its name.
-    pub operation: String,
+    pub(crate) operation: String,
     /// HTTP method.
-    pub method: String,
+    pub(crate) method: String,
     /// Path template.
-    pub route: String,
+    pub(crate) route: String,
     /// Scopes of evidence.
-    pub scopes: Vec<String>,
+    pub(crate) scopes: Vec<String>,
     /// Retention class of its entries.
-    pub retention_class: String,
+    pub(crate) retention_class: String,
     /// Whether it needs no grant.
-    pub open: bool,
+    pub(crate) open: bool,
 }
 
 /// An API with its operations written out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ApiDetail {
+pub(crate) struct ApiDetail {
     /// The API.
     #[serde(flatten)]
-    pub api: ApiRecord,
+    pub(crate) api: ApiRecord,
     /// Its operations, in the order of the document.
-    pub operation_list: Vec<OperationView>,
+    pub(crate) operation_list: Vec<OperationView>,
 }
 
 impl From<&ApiRecord> for ApiDetail {
@@ -147,92 +147,92 @@ impl From<&ApiRecord> for ApiDetail {
 
 /// One workload, as people see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct WorkloadView {
+pub(crate) struct WorkloadView {
     /// Who it is.
     #[schema(value_type = String)]
-    pub spiffe_id: SpiffeId,
+    pub(crate) spiffe_id: SpiffeId,
     /// The host name by which applications call it.
-    pub name: String,
+    pub(crate) name: String,
     /// Its application.
-    pub app: String,
+    pub(crate) app: String,
     /// The team that runs it.
-    pub team: String,
+    pub(crate) team: String,
     /// The site where it runs.
-    pub site: Option<String>,
+    pub(crate) site: Option<String>,
     /// The zone inside the site.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// `host:port` of its inbound listeners.
-    pub addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
 }
 
 /// One revision of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct GrantRecord {
+pub(crate) struct GrantRecord {
     /// The grant; its revisions share it.
-    pub grant_id: String,
+    pub(crate) grant_id: String,
     /// 1 when requested, then 2, 3 ..
-    pub revision: u64,
+    pub(crate) revision: u64,
     /// Where it stands.
-    pub state: State,
+    pub(crate) state: State,
     /// Who may call.
     #[schema(value_type = String)]
-    pub consumer: SpiffeId,
+    pub(crate) consumer: SpiffeId,
     /// Its application, at that time.
-    pub consumer_app: Option<String>,
+    pub(crate) consumer_app: Option<String>,
     /// The API.
-    pub api: String,
+    pub(crate) api: String,
     /// The operations, all of that API.
-    pub operations: Vec<String>,
+    pub(crate) operations: Vec<String>,
     /// What for.
-    pub purpose: String,
+    pub(crate) purpose: String,
     /// Ticket of the request.
-    pub ticket: String,
+    pub(crate) ticket: String,
     /// Who asked.
-    pub requested_by: String,
+    pub(crate) requested_by: String,
     /// When.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub requested_at: Time,
+    pub(crate) requested_at: Time,
     /// Who approved or rejected it.
-    pub decided_by: Option<String>,
+    pub(crate) decided_by: Option<String>,
     /// When.
     #[serde(with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub decided_at: Option<Time>,
+    pub(crate) decided_at: Option<Time>,
     /// From when on; from the decision on when null.
     #[serde(with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub not_before: Option<Time>,
+    pub(crate) not_before: Option<Time>,
     /// Until when, exclusive.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub expires: Time,
+    pub(crate) expires: Time,
     /// Who reviewed it last.
-    pub reviewed_by: Option<String>,
+    pub(crate) reviewed_by: Option<String>,
     /// When.
     #[serde(with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub reviewed_at: Option<Time>,
+    pub(crate) reviewed_at: Option<Time>,
     /// When the next review is due.
     #[serde(with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub review_due_at: Option<Time>,
+    pub(crate) review_due_at: Option<Time>,
     /// Who took it away.
-    pub revoked_by: Option<String>,
+    pub(crate) revoked_by: Option<String>,
     /// When.
     #[serde(with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub revoked_at: Option<Time>,
+    pub(crate) revoked_at: Option<Time>,
     /// Who proposed to take it away, while that is open.
-    pub revocation_proposed_by: Option<String>,
+    pub(crate) revocation_proposed_by: Option<String>,
     /// When this revision was recorded.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub recorded_at: Time,
+    pub(crate) recorded_at: Time,
     /// The event that made this revision.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// The team that owns the API, at that time.
-    pub owner_team: Option<String>,
+    pub(crate) owner_team: Option<String>,
 }
 
 impl GrantRecord {
@@ -246,7 +246,7 @@ impl GrantRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = GrantState)]
-pub enum State {
+pub(crate) enum State {
     /// Asked for, and not decided.
     Requested,
     /// In force within its dates.
@@ -261,7 +261,7 @@ pub enum State {
 
 impl State {
     /// Every value.
-    pub const ALL: &[Self] = &[
+    pub(crate) const ALL: &[Self] = &[
         Self::Requested,
         Self::Approved,
         Self::Rejected,
@@ -271,7 +271,7 @@ impl State {
 
     /// The word in books and answers.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Requested => "requested",
             Self::Approved => "approved",
@@ -291,41 +291,41 @@ impl State {
 
 /// One thing that was done or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct EventRecord {
+pub(crate) struct EventRecord {
     /// The event; what it made names it.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// When.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub occurred_at: Time,
+    pub(crate) occurred_at: Time,
     /// Who did it: a person's name, or a SPIFFE id.
-    pub actor: String,
+    pub(crate) actor: String,
     /// What was done, as in `grant.approved`.
-    pub action: String,
+    pub(crate) action: String,
     /// `api`, `grant` or `workload`.
-    pub object_kind: String,
+    pub(crate) object_kind: String,
     /// Which one.
-    pub object_id: String,
+    pub(crate) object_id: String,
     /// Its revision after the event.
-    pub object_revision: Option<u64>,
+    pub(crate) object_revision: Option<u64>,
     /// SHA-256 of the object before; null when there was none.
     #[serde(serialize_with = "as_text_opt")]
     #[schema(value_type = Option<String>)]
-    pub before_sha256: Option<Hash>,
+    pub(crate) before_sha256: Option<Hash>,
     /// SHA-256 of the object after; null when nothing was changed.
     #[serde(serialize_with = "as_text_opt")]
     #[schema(value_type = Option<String>)]
-    pub after_sha256: Option<Hash>,
+    pub(crate) after_sha256: Option<Hash>,
     /// Ticket of the change.
-    pub ticket: Option<String>,
+    pub(crate) ticket: Option<String>,
     /// What the actor said of it.
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
     /// `done` or `refused`.
-    pub outcome: String,
+    pub(crate) outcome: String,
     /// Stable word of a refusal.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Network peer.
-    pub peer_address: Option<String>,
+    pub(crate) peer_address: Option<String>,
 }
 
 /// SHA-256 of an object's JSON as answers show it: what events hold of before and after.

@@ -7,26 +7,26 @@ use super::records::EventRecord;
 /// Why something was not done. Nothing was changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}{detail}", field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// What kind of refusal it is.
-    pub kind: RefusalKind,
+    pub(crate) kind: RefusalKind,
     /// Stable word.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// The field of the request that is meant, as in `grants[3].expires`.
-    pub field: Option<String>,
+    pub(crate) field: Option<String>,
     /// A sentence for who asked.
-    pub detail: String,
+    pub(crate) detail: String,
     /// Where a document is wrong.
-    pub document: Option<DocumentError>,
+    pub(crate) document: Option<DocumentError>,
     /// Grants that stand against it.
-    pub grants: Vec<String>,
+    pub(crate) grants: Vec<String>,
     /// What the books keep of an attempt that was forbidden.
     pub(crate) event: Option<Box<EventRecord>>,
 }
 
 /// Kinds of refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalKind {
+pub(crate) enum RefusalKind {
     /// A value is not accepted.
     Value,
     /// This person may not do it; the attempt is recorded.

@@ -19,73 +19,73 @@ const ADDRESSES_MAX: usize = 256;
 /// Asks for leave to call operations of an API.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GrantRequest {
+pub(crate) struct GrantRequest {
     /// Who shall call: a SPIFFE id or the name of a workload.
     #[schema(min_length = 1, max_length = 2048)]
-    pub consumer: String,
+    pub(crate) consumer: String,
     /// The API.
     #[schema(min_length = 1, max_length = 200)]
-    pub api: String,
+    pub(crate) api: String,
     /// Its operations; `["*"]` for all that it has now.
     #[schema(min_items = 1)]
-    pub operations: Vec<String>,
+    pub(crate) operations: Vec<String>,
     /// What for.
     #[schema(min_length = 1, max_length = 2000)]
-    pub purpose: String,
+    pub(crate) purpose: String,
     /// Ticket of the request.
     #[schema(min_length = 1, max_length = 200)]
-    pub ticket: String,
+    pub(crate) ticket: String,
     /// Until when, exclusive.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub expires: Time,
+    pub(crate) expires: Time,
     /// From when on; from the approval on when absent.
     #[serde(default, with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub not_before: Option<Time>,
+    pub(crate) not_before: Option<Time>,
 }
 
 /// What a person says of a decision.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Note {
+pub(crate) struct Note {
     /// Why.
     #[schema(min_length = 1, max_length = 2000)]
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
     /// Ticket of the decision.
     #[schema(min_length = 1, max_length = 200)]
-    pub ticket: Option<String>,
+    pub(crate) ticket: Option<String>,
 }
 
 /// Brings in an OpenAPI document.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ApiImport {
+pub(crate) struct ApiImport {
     /// Its text, YAML or JSON, up to 8 MiB.
-    pub document: String,
+    pub(crate) document: String,
     /// Its file name; the ending decides between YAML and JSON.
     #[schema(min_length = 1, max_length = 200)]
-    pub file: String,
+    pub(crate) file: String,
     /// The team that answers for it, when the document does not name one.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
-    pub owner_team: Option<String>,
+    pub(crate) owner_team: Option<String>,
     /// The workload that serves it, by SPIFFE id or name, when the document does not name one.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2048)]
-    pub server: Option<String>,
+    pub(crate) server: Option<String>,
     /// What callers have to show, when the document does not say so.
     #[serde(default)]
     #[schema(value_type = Option<AccessWord>)]
-    pub access: Option<Access>,
+    pub(crate) access: Option<Access>,
     /// Ticket of the change.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
-    pub ticket: Option<String>,
+    pub(crate) ticket: Option<String>,
     /// Why.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2000)]
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
 }
 
 /// What callers of an API have to show.
@@ -101,23 +101,23 @@ pub(crate) enum AccessWord {
 /// Changes whether an API can be called.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct StatusChange {
+pub(crate) struct StatusChange {
     /// What it becomes.
-    pub status: NewStatus,
+    pub(crate) status: NewStatus,
     /// Why.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2000)]
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
     /// Ticket of the change.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
-    pub ticket: Option<String>,
+    pub(crate) ticket: Option<String>,
 }
 
 /// What an API may become. An import publishes it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum NewStatus {
+pub(crate) enum NewStatus {
     /// It can be called, and should not be asked for any more.
     Deprecated,
     /// It cannot be called.
@@ -127,89 +127,92 @@ pub enum NewStatus {
 /// Registers a workload, or changes what is known of it.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct WorkloadRequest {
+pub(crate) struct WorkloadRequest {
     /// Who it is.
     #[schema(min_length = 1, max_length = 2048)]
-    pub spiffe_id: String,
+    pub(crate) spiffe_id: String,
     /// The host name by which applications call it.
     #[schema(min_length = 1, max_length = 200)]
-    pub name: String,
+    pub(crate) name: String,
     /// Its application.
     #[schema(min_length = 1, max_length = 200)]
-    pub app: String,
+    pub(crate) app: String,
     /// The team that runs it.
     #[schema(min_length = 1, max_length = 200)]
-    pub team: String,
+    pub(crate) team: String,
     /// The site where it runs.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
-    pub site: Option<String>,
+    pub(crate) site: Option<String>,
     /// The zone inside the site.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// `host:port` of its inbound listeners.
     #[serde(default)]
     #[schema(max_items = 256)]
-    pub addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     /// Whether a new join token is made; the answer holds it, once.
     #[serde(default)]
-    pub join_token: bool,
+    pub(crate) join_token: bool,
     /// SHA-256 of a join token that the sender has made, 64 hex digits.
     #[serde(default)]
     #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub join_token_sha256: Option<String>,
+    pub(crate) join_token_sha256: Option<String>,
 }
 
 /// Brings in a whole estate in one transaction.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct EstateImport {
+#[serde(deny_unknown_fields)]
+pub(crate) struct EstateImport {
     /// Workloads, first.
-    pub workloads: Vec<WorkloadRequest>,
+    #[serde(default)]
+    pub(crate) workloads: Vec<WorkloadRequest>,
     /// Then APIs.
-    pub apis: Vec<ApiImport>,
+    #[serde(default)]
+    pub(crate) apis: Vec<ApiImport>,
     /// Then grants.
-    pub grants: Vec<GrantImport>,
+    #[serde(default)]
+    pub(crate) grants: Vec<GrantImport>,
 }
 
 /// A grant of an older system, with the two people who made it there.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GrantImport {
+pub(crate) struct GrantImport {
     /// Its id there; a new one when absent.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 64)]
-    pub grant_id: Option<String>,
+    pub(crate) grant_id: Option<String>,
     /// Who may call: a SPIFFE id or the name of a workload.
     #[schema(min_length = 1, max_length = 2048)]
-    pub consumer: String,
+    pub(crate) consumer: String,
     /// The API.
     #[schema(min_length = 1, max_length = 200)]
-    pub api: String,
+    pub(crate) api: String,
     /// Its operations; `["*"]` for all that it has now.
     #[schema(min_items = 1)]
-    pub operations: Vec<String>,
+    pub(crate) operations: Vec<String>,
     /// What for.
     #[schema(min_length = 1, max_length = 2000)]
-    pub purpose: String,
+    pub(crate) purpose: String,
     /// Ticket of the request.
     #[schema(min_length = 1, max_length = 200)]
-    pub ticket: String,
+    pub(crate) ticket: String,
     /// Until when, exclusive.
     #[serde(with = "moment")]
     #[schema(value_type = String, format = DateTime)]
-    pub expires: Time,
+    pub(crate) expires: Time,
     /// From when on; from the import on when absent.
     #[serde(default, with = "moment::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub not_before: Option<Time>,
+    pub(crate) not_before: Option<Time>,
     /// Who asked.
     #[schema(min_length = 1, max_length = 200)]
-    pub requested_by: String,
+    pub(crate) requested_by: String,
     /// Who approved it, somebody else.
     #[schema(min_length = 1, max_length = 200)]
-    pub approved_by: String,
+    pub(crate) approved_by: String,
 }
 
 /// A name: one line, not empty, spaces around it taken off.

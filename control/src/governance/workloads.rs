@@ -20,13 +20,13 @@ use crate::catalogue::WorkloadRule;
 
 /// What a registration did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct WorkloadRegistered {
+pub(crate) struct WorkloadRegistered {
     /// The workload as it is now.
     #[serde(flatten)]
-    pub workload: WorkloadView,
+    pub(crate) workload: WorkloadView,
     /// The new join token, when one was asked for. It is shown this once.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub join_token: Option<String>,
+    pub(crate) join_token: Option<String>,
 }
 
 impl From<&WorkloadRule> for WorkloadView {

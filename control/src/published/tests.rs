@@ -3,11 +3,12 @@ use counterfoil_trust::allow::{AllowList, Peers};
 use counterfoil_trust::bundle::{Bundle, BundleKeys};
 
 use super::*;
-use crate::fixture::{Folder, GRANTS, LEDGER, PORTAL};
+use crate::fixture::{LEDGER, PORTAL, bank, catalogue, grant};
+use serde_json::{Value, json};
 
 struct Bank {
     dir: tempfile::TempDir,
-    folder: Folder,
+    content: Value,
     authority: Authority,
 }
 
@@ -21,16 +22,17 @@ impl Bank {
         let authority = Authority::open(dir.path(), "bank.test").unwrap();
         Self {
             dir,
-            folder: Folder::new(),
+            content: bank(),
             authority,
         }
     }
 
-    /// Publishes the folder as a process that has just started would.
+    /// Publishes the bank as a process that has just started would.
     fn publish(&self) -> Published {
         let mut publisher = Publisher::open(self.dir.path(), "ops_90d").unwrap();
         publisher
-            .publish(&self.folder.load().unwrap(), &self.authority, clock::wall())
+            
+            .publish(&catalogue(&self.content), &self.authority, clock::wall())
             .unwrap()
     }
 
@@ -92,10 +94,9 @@ fn an_unchanged_catalogue_keeps_its_bytes_over_a_restart() {
 
 #[test]
 fn a_change_grows_the_version_of_what_it_concerns_only() {
-    let bank = Bank::new();
+    let mut bank = Bank::new();
     let before = bank.publish();
-    bank.folder
-        .write("grants.toml", &GRANTS.replace("\"listAccounts\", ", ""));
+    bank.content["grants"] = json!([grant(&["GET /accounts/{id}"])]);
     let after = bank.publish();
     let (old, new) = (bank.open(&before, LEDGER), bank.open(&after, LEDGER));
     assert!(new.rights.version > old.rights.version);
@@ -104,7 +105,7 @@ fn a_change_grows_the_version_of_what_it_concerns_only() {
     let portal = id(PORTAL);
     assert_eq!(before.bundles[&portal].etag, after.bundles[&portal].etag);
     // Back to the old grants is a new version too: a version is never given twice.
-    bank.folder.write("grants.toml", GRANTS);
+    bank.content = crate::fixture::bank();
     let back = bank.open(&bank.publish(), LEDGER);
     assert!(back.rights.version > new.rights.version);
 }

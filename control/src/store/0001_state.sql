@@ -1,6 +1,13 @@
 -- The governance plane's state, one row a revision. Plain SQL: times are nanoseconds since 1970 UTC,
 -- lists are JSON, hashes are hex.
 
+-- One row: what control was configured with when it ran last.
+CREATE TABLE settings (
+    number         BIGINT  NOT NULL PRIMARY KEY CHECK (number = 1),
+    trust_domain   TEXT    NOT NULL,
+    default_class  TEXT    NOT NULL
+);
+
 CREATE TABLE events (
     number           BIGINT  NOT NULL PRIMARY KEY,
     event_id         TEXT    NOT NULL UNIQUE,

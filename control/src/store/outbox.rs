@@ -61,7 +61,7 @@ impl Owed {
 }
 
 pub(super) fn owed(from: &Connection, limit: u32) -> Result<Vec<Owed>, StoreError> {
-    let mut statement = from.prepare_cached(
+    let mut statement = from.prepare(
         "SELECT number, kind, object_id, revision FROM outbox WHERE epoch IS NULL
          ORDER BY number LIMIT ?1",
     )?;
@@ -87,7 +87,7 @@ pub(super) fn owed(from: &Connection, limit: u32) -> Result<Vec<Owed>, StoreErro
 
 pub(super) fn mark(to: &Transaction<'_>, written: &[Written]) -> Result<(), StoreError> {
     let mut statement =
-        to.prepare_cached("UPDATE outbox SET epoch = ?2, seq = ?3 WHERE number = ?1")?;
+        to.prepare("UPDATE outbox SET epoch = ?2, seq = ?3 WHERE number = ?1")?;
     for one in written {
         statement.execute(params![one.number, integer(one.epoch), integer(one.seq)])?;
     }

@@ -8,7 +8,7 @@ use counterfoil_trust::SpiffeId;
 use counterfoil_trust::bundle::{Access, OperationRights};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::StoreError;
+use super::{Settings, StoreError};
 use crate::catalogue::WorkloadRule;
 use crate::governance::estate::Estate;
 use crate::governance::records::{ApiRecord, ApiStatus, EventRecord, GrantRecord, State};
@@ -61,6 +61,17 @@ pub(super) fn estate(from: &Connection, now: Time) -> Result<Estate, StoreError>
     Ok(estate)
 }
 
+pub(super) fn settings(from: &Connection) -> Result<Option<Settings>, StoreError> {
+    let row = |row: &Row<'_>| {
+        Ok(Settings {
+            trust_domain: row.get(0)?,
+            default_class: row.get(1)?,
+        })
+    };
+    let found = from.query_row("SELECT trust_domain, default_class FROM settings", [], row);
+    Ok(found.optional()?)
+}
+
 /// One revision of an API.
 pub(super) fn api_revision(
     from: &Connection,
@@ -69,13 +80,13 @@ pub(super) fn api_revision(
 ) -> Result<ApiRecord, StoreError> {
     let of_one = "WHERE api = ?1 AND revision = ?2";
     let mut statement =
-        from.prepare_cached(&format!("{OPERATIONS} {of_one} ORDER BY position"))?;
+        from.prepare(&format!("{OPERATIONS} {of_one} ORDER BY position"))?;
     let mut rows = statement.query(params![name, revision])?;
     let mut operations = Vec::new();
     while let Some(row) = rows.next()? {
         operations.push(operation(row)?);
     }
-    let mut statement = from.prepare_cached(&format!("{APIS} {of_one}"))?;
+    let mut statement = from.prepare(&format!("{APIS} {of_one}"))?;
     let mut rows = statement.query(params![name, revision])?;
     let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     api(row, operations)
@@ -88,14 +99,14 @@ pub(super) fn grant_revision(
     revision: i64,
 ) -> Result<GrantRecord, StoreError> {
     let sql = format!("{GRANTS} WHERE grant_id = ?1 AND revision = ?2");
-    let mut statement = from.prepare_cached(&sql)?;
+    let mut statement = from.prepare(&sql)?;
     let mut rows = statement.query(params![grant_id, revision])?;
     grant(rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
 }
 
 /// One event.
 pub(super) fn event_of_id(from: &Connection, event_id: &str) -> Result<EventRecord, StoreError> {
-    let mut statement = from.prepare_cached(&format!("{EVENTS} WHERE event_id = ?1"))?;
+    let mut statement = from.prepare(&format!("{EVENTS} WHERE event_id = ?1"))?;
     let mut rows = statement.query(params![event_id])?;
     event(rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
 }
@@ -109,7 +120,7 @@ pub(super) fn events(
         None => 0,
         Some(event_id) => {
             let mut statement =
-                from.prepare_cached("SELECT number FROM events WHERE event_id = ?1")?;
+                from.prepare("SELECT number FROM events WHERE event_id = ?1")?;
             match statement.query_row([event_id], |row| row.get(0)).optional()? {
                 None => return Ok(None),
                 Some(number) => number,
@@ -117,7 +128,7 @@ pub(super) fn events(
         }
     };
     let sql = format!("{EVENTS} WHERE number > ?1 ORDER BY number LIMIT ?2");
-    let mut statement = from.prepare_cached(&sql)?;
+    let mut statement = from.prepare(&sql)?;
     let mut rows = statement.query(params![number, limit])?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {

@@ -1,9 +1,9 @@
 //! Changes into tables.
 
 use counterfoil_entry::Time;
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
-use super::StoreError;
+use super::{Settings, StoreError};
 use crate::catalogue::WorkloadRule;
 use crate::governance::estate::{Change, Document};
 use crate::governance::records::{ApiRecord, EventRecord, GrantRecord};
@@ -28,8 +28,18 @@ pub(super) fn change(to: &Transaction<'_>, change: &Change) -> Result<(), StoreE
     Ok(())
 }
 
+pub(super) fn settings(to: &Connection, settings: &Settings) -> Result<(), StoreError> {
+    to.execute(
+        "INSERT INTO settings (number, trust_domain, default_class) VALUES (1, ?1, ?2)
+         ON CONFLICT (number) DO UPDATE
+         SET trust_domain = excluded.trust_domain, default_class = excluded.default_class",
+        params![settings.trust_domain, settings.default_class],
+    )?;
+    Ok(())
+}
+
 fn event(to: &Transaction<'_>, record: &EventRecord) -> Result<(), StoreError> {
-    let mut statement = to.prepare_cached(
+    let mut statement = to.prepare(
         "INSERT INTO events (number, event_id, occurred_at, actor, action, object_kind, object_id,
             object_revision, before_sha256, after_sha256, ticket, comment, outcome, reason,
             peer_address)
@@ -56,7 +66,7 @@ fn event(to: &Transaction<'_>, record: &EventRecord) -> Result<(), StoreError> {
 }
 
 fn workload(to: &Transaction<'_>, record: &WorkloadRule, event_id: &str) -> Result<(), StoreError> {
-    let mut statement = to.prepare_cached(
+    let mut statement = to.prepare(
         "INSERT INTO workloads (spiffe_id, revision, name, app, team, site, zone, addresses,
             join_token_sha256, event_id)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -83,13 +93,13 @@ fn api(
 ) -> Result<(), StoreError> {
     let sha256 = record.document_sha256.to_string();
     if let Some(document) = document {
-        let mut statement = to.prepare_cached(
+        let mut statement = to.prepare(
             "INSERT INTO documents (sha256, file, text) VALUES (?1, ?2, ?3)
              ON CONFLICT (sha256) DO NOTHING",
         )?;
         statement.execute(params![sha256, document.file, document.text])?;
     }
-    let mut statement = to.prepare_cached(
+    let mut statement = to.prepare(
         "INSERT INTO apis (api, revision, api_version, status, owner_team, server, access, protocol,
             openapi, document_sha256, scopes, retention_class, recorded_at, event_id)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
@@ -110,7 +120,7 @@ fn api(
         record.recorded_at.as_ns(),
         record.event_id,
     ])?;
-    let mut statement = to.prepare_cached(
+    let mut statement = to.prepare(
         "INSERT INTO operations (api, revision, position, operation, method, route, scopes,
             retention_class, open)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -133,7 +143,7 @@ fn api(
 
 fn grant(to: &Transaction<'_>, record: &GrantRecord) -> Result<(), StoreError> {
     let ns = |time: Option<Time>| time.map(Time::as_ns);
-    let mut statement = to.prepare_cached(
+    let mut statement = to.prepare(
         "INSERT INTO grants (grant_id, revision, state, consumer, consumer_app, api, operations,
             purpose, ticket, requested_by, requested_at, decided_by, decided_at, not_before, expires,
             reviewed_by, reviewed_at, review_due_at, revoked_by, revoked_at, revocation_proposed_by,
@@ -171,7 +181,7 @@ fn grant(to: &Transaction<'_>, record: &GrantRecord) -> Result<(), StoreError> {
 }
 
 fn owe(to: &Transaction<'_>, kind: &str, object_id: &str, revision: u64) -> Result<(), StoreError> {
-    let mut statement = to.prepare_cached(
+    let mut statement = to.prepare(
         "INSERT INTO outbox (number, kind, object_id, revision)
          SELECT coalesce(max(number), 0) + 1, ?1, ?2, ?3 FROM outbox",
     )?;
