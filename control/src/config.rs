@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 /// SPIFFE path of control in its trust domain.
 pub(crate) const CONTROL_PATH: &str = "/counterfoil/control";
-/// One hour is the shortest life for which renewal at half-life leaves time to repair anything;
-/// tests and demonstrations may go down to a minute.
-const SVID_TTL_S_MIN: u64 = 60;
+/// One hour is the shortest life for which renewal at half-life leaves time to repair anything; tests
+/// and demonstrations may go down to ten seconds, of which a renewal has five.
+const SVID_TTL_S_MIN: u64 = 10;
 /// Revocation is by short life, so that a week is the longest.
 const SVID_TTL_S_MAX: u64 = 604_800;
 /// An `issuance` row takes about 400 bytes: 64 MiB hold 160,000 of them.
@@ -129,7 +129,7 @@ impl ControlConfig {
             return refuse("trust_domain", &self.trust_domain, &error.to_string());
         }
         if !(SVID_TTL_S_MIN..=SVID_TTL_S_MAX).contains(&self.svid_ttl_s) {
-            return refuse("svid_ttl_s", &self.svid_ttl_s, "60 to 604800");
+            return refuse("svid_ttl_s", &self.svid_ttl_s, "10 to 604800");
         }
         if self.spool_bytes_max < SPOOL_BYTES_MIN {
             return refuse("spool_bytes_max", &self.spool_bytes_max, "1048576 or more");
@@ -272,7 +272,7 @@ spool_dir = "/s"
     #[test]
     fn a_bad_value_is_refused_with_its_key_and_what_is_accepted() {
         for (line, key) in [
-            ("svid_ttl_s = 59", "svid_ttl_s"),
+            ("svid_ttl_s = 9", "svid_ttl_s"),
             ("svid_ttl_s = 604801", "svid_ttl_s"),
             ("spool_bytes_max = 1", "spool_bytes_max"),
             ("default_class = \"long\"", "default_class"),

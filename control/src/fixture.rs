@@ -6,7 +6,6 @@ use std::sync::Arc;
 use counterfoil_entry::tree;
 use serde_json::{Value, json};
 
-use crate::catalogue::Catalogue;
 use crate::governance::desk::Desk;
 use crate::governance::estate::Estate;
 use crate::governance::{Actor, Governance};
@@ -120,9 +119,4 @@ pub(crate) fn estate(bank: &Value) -> Arc<Estate> {
     let desk = desk(dir.path());
     desk.import_estate(&given, &root()).unwrap();
     desk.estate()
-}
-
-/// The catalogue of a bank.
-pub(crate) fn catalogue(bank: &Value) -> Arc<Catalogue> {
-    Arc::clone(&estate(bank).catalogue)
 }

@@ -7,6 +7,8 @@ mod config;
 mod fixture;
 mod governance;
 mod issuance;
+mod jsonlines;
+mod live;
 pub mod offline;
 mod people;
 mod published;

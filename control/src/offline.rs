@@ -80,7 +80,7 @@ impl Desk {
         };
         let desk = crate::governance::desk::Desk::new(governance, person.clone(), None);
         Ok(Self {
-            routes: inner(Arc::new(Door::new(Arc::new(desk)))),
+            routes: inner(Arc::new(Door::new(Arc::new(desk), Value::Null))),
             person,
         })
     }

@@ -1,13 +1,14 @@
 //! The process: checks everything, binds, serves and stops in order.
 
 mod api;
+mod poll;
+mod token;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use counterfoil_entry::clock;
 use counterfoil_entry::id::{IdError, Writer};
 use counterfoil_spool::{
@@ -26,7 +27,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::authority::{Authority, AuthorityError};
-use crate::catalogue::Catalogue;
 use crate::config::{ConfigError, ControlConfig};
 use crate::governance::desk::{self, Books, Desk};
 use crate::governance::{Actor, Governance};
@@ -37,10 +37,16 @@ use crate::store::{Settings, Store, StoreError};
 use api::{App, Caller};
 
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
-/// 2,000 proxies keep one connection each; the rest is room for those that join.
-const CONNECTIONS_MAX: usize = 4_096;
+/// 2,000 proxies keep one connection each, and open a second one for a moment when they renew their
+/// certificate or ask for a token; the rest is room for those that join.
+const CONNECTIONS_MAX: usize = 8_192;
+/// A proxy waits with one request of a connection; what else it asks does not wait.
+const STREAMS_MAX: u32 = 16;
+/// A peer that is gone without a word is noticed by its silence.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_secs(1);
 /// Rows of the governance plane have a lane of their own, apart from issuance.
 const GOVERNANCE_LANE: u16 = 1;
 const DRAIN: Duration = Duration::from_secs(5);
@@ -137,7 +143,7 @@ impl Control {
         let people = people.transpose()?;
         let governance = governance(&config)?;
         let authority = Authority::open(&config.control_dir(), &config.trust_domain)?;
-        let publisher = Publisher::open(&config.control_dir(), &config.default_class)?;
+        let authority = Arc::new(authority);
         let life = Duration::from_secs(config.svid_ttl_s);
         let (svid, issued) = own_svid(&authority, &spiffe_id, life)?;
         let identity = Identity::new(svid, authority.roots.clone());
@@ -160,16 +166,23 @@ impl Control {
             config_sha256: config.sha256(),
         })?;
         let delivery = Delivery::new(&spool, identity.clone(), delivery_config(&config))?;
+        let publisher = Publisher::open(
+            &config.control_dir(),
+            &config.default_class,
+            Arc::clone(&authority),
+            spool.lane(0),
+        )?;
+        let publisher = Arc::new(publisher);
+        let desk = open_desk(governance, &spool, &publisher, &spiffe_id)?;
         let mut issuance = Issuance::new(spool.lane(0));
         issuance.issued(&issued, Method::Own, None, clock::wall())?;
         let app = Arc::new(App {
             authority,
-            published: ArcSwap::default(),
+            publisher,
             issuance: Mutex::new(issuance),
             spiffe_id,
             life,
         });
-        let desk = open_desk(governance, &spool, &app, publisher)?;
         Ok(Self {
             app,
             identity,
@@ -205,16 +218,17 @@ impl Control {
             desk,
             people,
         } = self;
-        info!(%address, workloads = app.published.load().bundles.len(), "control serves");
+        info!(%address, workloads = app.publisher.shelf().len(), "control serves");
         // Delivery ends after everything that may still write a row.
         let delivery_shutdown = CancellationToken::new();
         let delivery = tokio::spawn(delivery.run(delivery_shutdown.clone()));
         let tasks = TaskTracker::new();
         tasks.spawn(desk::tend(Arc::clone(&desk), shutdown.clone()));
         if let Some(people) = people {
-            let door = Arc::new(Door::new(desk));
+            let door = Arc::new(Door::new(desk, app.authority.jwks()));
             tasks.spawn(people.serve(door, tasks.clone(), shutdown.clone()));
         }
+        tasks.spawn(catch_up(Arc::clone(&app), shutdown.clone()));
         tasks.spawn(renew(Arc::clone(&app), identity.clone(), shutdown.clone()));
         accept(&listener, &app, &identity, &tasks, &shutdown).await;
         drop(listener);
@@ -261,15 +275,11 @@ async fn listen_for_people(
 fn open_desk(
     governance: Governance,
     spool: &Spool,
-    app: &Arc<App>,
-    publisher: Publisher,
+    publisher: &Arc<Publisher>,
+    own: &SpiffeId,
 ) -> Result<Arc<Desk>, ControlError> {
-    let publication = Arc::new(Publication {
-        publisher: Mutex::new(publisher),
-        app: Arc::clone(app),
-    });
     let own = Actor {
-        name: app.spiffe_id.to_string(),
+        name: own.to_string(),
         teams: Vec::new(),
         admin: false,
         peer_address: None,
@@ -277,33 +287,14 @@ fn open_desk(
     let books = Books {
         lane: spool.lane(GOVERNANCE_LANE),
         epoch: spool.epoch().0,
-        publish: {
-            let publication = Arc::clone(&publication);
-            Box::new(move |catalogue, _| publication.publish(catalogue).map_err(|e| e.to_string()))
-        },
+        publisher: Arc::clone(publisher),
     };
     let desk = Desk::new(governance, own, Some(books));
     if let Err(error) = desk.tend() {
         error!(%error, "the books are not up to the governance state yet");
     }
-    publication.publish(&desk.estate().catalogue)?;
+    publisher.publish_first(Arc::clone(&desk.estate().catalogue))?;
     Ok(Arc::new(desk))
-}
-
-/// Puts the bundles of a catalogue in force.
-#[derive(Debug)]
-struct Publication {
-    publisher: Mutex<Publisher>,
-    app: Arc<App>,
-}
-
-impl Publication {
-    fn publish(&self, catalogue: &Catalogue) -> Result<(), PublishError> {
-        let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
-        let published = publisher.publish(catalogue, &self.app.authority, clock::wall())?;
-        self.app.published.store(Arc::new(published));
-        Ok(())
-    }
 }
 
 /// A new SVID for control itself. Its key lives in memory only.
@@ -318,13 +309,34 @@ fn own_svid(
     Ok((svid, issued))
 }
 
-/// Renews control's own SVID at half of its life.
-async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+/// Publishes what could not be published because the books or the disk were full.
+async fn catch_up(app: Arc<App>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(app.life / 2) => {}
+            () = tokio::time::sleep(POLL) => {}
         }
+        if !app.publisher.is_behind() {
+            continue;
+        }
+        let publisher = Arc::clone(&app.publisher);
+        match tokio::task::spawn_blocking(move || publisher.catch_up()).await {
+            Ok(Ok(work)) => info!(changed = work.changed, "what was due is published"),
+            Ok(Err(error)) => error!(%error, "bundles are due and cannot be published"),
+            Err(panic) => error!(%panic, "publishing ended unexpectedly"),
+        }
+    }
+}
+
+/// Renews control's own SVID at half of its life, and tries again soon when that fails.
+async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+    let mut pause = app.life / 2;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = app.life / 10;
         let renewed = own_svid(&app.authority, &app.spiffe_id, app.life);
         let written = renewed.and_then(|(svid, issued)| {
             app.issuance()
@@ -332,7 +344,10 @@ async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
             Ok(svid)
         });
         match written {
-            Ok(svid) => identity.replace(svid),
+            Ok(svid) => {
+                identity.replace(svid);
+                pause = app.life / 2;
+            }
             Err(error) => error!(%error, "cannot renew control's own SVID"),
         }
     }
@@ -394,12 +409,22 @@ async fn serve_connection(
     };
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = counterfoil_trust::peer_of(certificates).ok();
-    let service = TowerToHyperService::new(api::router(app, Caller { peer, address }));
+    let caller = Caller {
+        peer,
+        address,
+        closing: shutdown.clone(),
+    };
+    let service = TowerToHyperService::new(api::router(app, caller));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(STREAMS_MAX);
     let connection = builder.serve_connection(TokioIo::new(tls), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

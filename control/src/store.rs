@@ -28,12 +28,6 @@ pub enum StoreError {
         /// The lock's file.
         file: PathBuf,
     },
-    /// There is none.
-    #[error("there is no governance state in {dir}")]
-    Absent {
-        /// The folder looked in.
-        dir: PathBuf,
-    },
     /// It was written by a newer build.
     #[error("the governance state has version {found}, this build knows up to {known}")]
     Newer {
@@ -97,16 +91,6 @@ impl Store {
             connection,
             _lock: lock,
         })
-    }
-
-    /// Opens a state that is there already.
-    pub(crate) fn open_existing(dir: &Path) -> Result<Self, StoreError> {
-        if dir.join("governance.db").is_file() {
-            Self::open(dir)
-        } else {
-            let dir = dir.to_owned();
-            Err(StoreError::Absent { dir })
-        }
     }
 
     /// The newest revision of everything.

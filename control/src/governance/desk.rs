@@ -23,17 +23,13 @@ use super::requests::{
 use super::apis::{self, ApiImported};
 use super::workloads::{self, WorkloadRegistered};
 use super::{Governance, GovernanceError};
-use crate::catalogue::Catalogue;
-use crate::published::Cause;
+use crate::published::{Cause, Publisher};
 use crate::store::Store;
 
 /// A grant that ran out is recorded within that time; proxies need nobody to tell them.
 const LOOK: Duration = Duration::from_secs(1);
 /// So many rows reach the disk together.
 const BATCH: u32 = 1_000;
-
-/// Makes bundles of a catalogue, or says why it could not.
-pub(crate) type Publish = Box<dyn Fn(&Arc<Catalogue>, &Cause) -> Result<(), String> + Send>;
 
 /// The one place that changes the governance state while control runs.
 pub(crate) struct Desk {
@@ -57,13 +53,14 @@ struct Seat {
 }
 
 /// What follows on a change, in this order.
+#[derive(Debug)]
 pub(crate) struct Books {
     /// The desk's own.
     pub(crate) lane: Lane,
     /// The epoch of the lane's spool.
     pub(crate) epoch: u64,
     /// Makes bundles of the catalogue as it is then.
-    pub(crate) publish: Publish,
+    pub(crate) publisher: Arc<Publisher>,
 }
 
 /// How much an import of an estate changed.
@@ -75,12 +72,6 @@ pub(crate) struct EstateImported {
     pub(crate) apis: u64,
     /// Grants taken in.
     pub(crate) grants: u64,
-}
-
-impl fmt::Debug for Books {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Books").finish_non_exhaustive()
-    }
 }
 
 impl fmt::Debug for Desk {
@@ -282,12 +273,14 @@ impl Desk {
         };
         self.behind.store(true, Ordering::Relaxed);
         drain(&mut seat.governance.store, books)?;
-        if let Some(cause) = &seat.unpublished {
-            (books.publish)(&seat.governance.estate.catalogue, cause)?;
-            seat.unpublished = None;
-        }
         self.behind.store(false, Ordering::Relaxed);
-        Ok(())
+        let Some(cause) = seat.unpublished.take() else {
+            return Ok(());
+        };
+        // What the publisher cannot do now it does later by itself.
+        let catalogue = Arc::clone(&seat.governance.estate.catalogue);
+        let published = books.publisher.publish(catalogue, &cause);
+        published.map(drop).map_err(|e| e.to_string())
     }
 
     fn note(&self, seat: &Seat) {

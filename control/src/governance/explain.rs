@@ -1,10 +1,15 @@
 //! Why a call is allowed or denied: decided as the callee's proxy decides, with the rule named.
 
-use counterfoil_entry::Time;
+use std::collections::BTreeSet;
+
 use counterfoil_entry::word::Decision;
+use counterfoil_entry::{Hash, Time};
 use counterfoil_trust::SpiffeId;
-use counterfoil_trust::allow::{AllowList, Reason, Verdict};
-use counterfoil_trust::bundle::{Access, Rights};
+use counterfoil_trust::allow::{AllowList, Asked, Reason, Verdict};
+use counterfoil_trust::bundle::{Access, Rights, TokenRules};
+use counterfoil_trust::token::{
+    self, Authorization, Claims, Subject, TokenCache, TokenSigner,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,7 +17,7 @@ use super::estate::Estate;
 use super::grants::shown;
 use super::records::{GrantRecord, State};
 use super::refusal::Refusal;
-use crate::catalogue::WorkloadRule;
+use crate::catalogue::{GrantRule, GrantState, WorkloadRule};
 use crate::slice;
 
 /// More would bury the one that helps.
@@ -21,6 +26,9 @@ const METHODS: [&str; 8] = [
     "GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE",
 ];
 const CALL_BYTES_MAX: usize = 8 << 10;
+/// Of the certificate that the caller would show: any, since the token is bound to the same.
+const CERT_SHA256: Hash = Hash([0; 32]);
+const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 /// What the callee's proxy decides on a call, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -70,7 +78,11 @@ pub(crate) fn explain(
 ) -> Result<Explanation, Refusal> {
     let caller = caller_of(estate, caller)?;
     let (method, path) = parse_call(call)?;
+    let signer = TokenSigner::generate().map_err(|error| {
+        Refusal::conflict("no_randomness", format!("cannot make a key: {error}"))
+    })?;
     let question = Question {
+        signer: &signer,
         estate,
         default_class,
         caller: &caller,
@@ -109,6 +121,7 @@ fn parse_call(call: &str) -> Result<(&str, &str), Refusal> {
 
 /// A call that is asked about.
 struct Question<'a> {
+    signer: &'a TokenSigner,
     estate: &'a Estate,
     default_class: &'a str,
     caller: &'a SpiffeId,
@@ -178,8 +191,7 @@ impl<'a> Question<'a> {
 
     /// What the proxy of `workload` decides with its slice as it would be cut now.
     fn verdict(&self, workload: &WorkloadRule) -> Result<Verdict, Refusal> {
-        let (rights, _) = slice::cut(&self.estate.catalogue, workload, self.default_class);
-        self.decide(&rights)
+        self.decide(&self.rights(workload))
     }
 
     fn decide(&self, rights: &Rights) -> Result<Verdict, Refusal> {
@@ -187,7 +199,60 @@ impl<'a> Question<'a> {
             let detail = format!("the proxy refuses its rights: {error}");
             Refusal::conflict("rights_unusable", detail)
         })?;
-        Ok(list.decide(self.caller.as_str(), self.method, self.path, self.now))
+        let bare = list.decide(self.caller.as_str(), self.method, self.path, self.now);
+        let wants_token = bare.operation.as_deref().filter(|o| o.wants_token());
+        let Some(token) = wants_token.and_then(|operation| self.token(&operation.api)) else {
+            return Ok(bare);
+        };
+        let value = format!("Bearer {token}");
+        let asked = Asked {
+            consumer: self.caller.as_str(),
+            cert_sha256: CERT_SHA256,
+            method: self.method,
+            path: self.path,
+            authorization: Authorization::of(std::iter::once(value.as_bytes())),
+        };
+        Ok(list.decide_asked(&asked, &mut TokenCache::default(), self.now))
+    }
+
+    /// The token that control would give the caller now, for what it is granted of `api`; none when
+    /// that is nothing. The key that signs it counts in this question alone.
+    fn token(&self, api: &str) -> Option<String> {
+        let is_open = |grant: &GrantRule| {
+            grant.api == api
+                && grant.state == GrantState::Approved
+                && grant.not_before.is_none_or(|from| from <= self.now)
+                && self.now < grant.expires
+        };
+        let grants = self.estate.catalogue.grants_of(self.caller);
+        let operations: BTreeSet<&str> = grants
+            .filter(|grant| is_open(grant))
+            .flat_map(|grant| &grant.operations)
+            .map(String::as_str)
+            .collect();
+        let operations: Vec<_> = operations.into_iter().collect();
+        if operations.is_empty() {
+            return None;
+        }
+        let subject = Subject {
+            caller: self.caller,
+            cert_sha256: CERT_SHA256,
+            cert_not_after: self.now.plus_ns(HOUR_NS),
+            api,
+            operations: &operations,
+        };
+        let claims = Claims::new(&subject, "explained".to_owned(), self.now);
+        self.signer.sign(&claims).ok()
+    }
+
+    /// The slice of a workload as it would be cut now, with the key of this question.
+    fn rights(&self, workload: &WorkloadRule) -> Rights {
+        let rules = || TokenRules {
+            issuer: token::issuer(self.caller.trust_domain()),
+            keys: vec![self.signer.public().clone()],
+            revoked: Vec::new(),
+        };
+        slice::cut(&self.estate.catalogue, workload, self.default_class, rules).0
     }
 
     fn answer(&self, callee: Option<Callee<'_>>) -> Result<Explanation, Refusal> {
@@ -260,7 +325,7 @@ impl<'a> Question<'a> {
         };
         let call = format!("{} of {}", operation.operation, operation.api);
         let rule = match (verdict.reason, grant) {
-            (Reason::Granted, Some(grant)) => format!(
+            (Reason::Granted | Reason::TokenGranted, Some(grant)) => format!(
                 "grant {} lets {caller} call {call} until {}, asked for by {}, approved by {}",
                 grant.grant_id,
                 grant.expires,
@@ -300,7 +365,7 @@ impl<'a> Question<'a> {
 
     /// The methods with which `callee` declares the path.
     fn methods(&self, callee: &WorkloadRule) -> Result<Vec<&'static str>, Refusal> {
-        let (rights, _) = slice::cut(&self.estate.catalogue, callee, self.default_class);
+        let rights = self.rights(callee);
         let mut declared = Vec::new();
         for method in METHODS {
             let question = Question { method, ..*self };

@@ -7,8 +7,9 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use serde::Serialize;
-
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tracing::error;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -45,12 +46,15 @@ const EVENTS_MAX: u32 = 1_000;
 pub(crate) struct Door {
     desk: Arc<Desk>,
     jobs: Semaphore,
+    jwks: Value,
 }
 
 impl Door {
-    pub(crate) fn new(desk: Arc<Desk>) -> Self {
+    /// `jwks` are the keys that sign tokens, as others read them.
+    pub(crate) fn new(desk: Arc<Desk>, jwks: Value) -> Self {
         Self {
             desk,
+            jwks,
             jobs: Semaphore::new(JOBS_MAX),
         }
     }
@@ -119,8 +123,10 @@ fn described() -> OpenApiRouter<Arc<Door>> {
 
 /// The routes behind the log-in, and those before it.
 pub(super) fn router(door: Arc<Door>, login: Arc<Login>, address: SocketAddr) -> Router {
-    let open = OpenApiRouter::new().routes(routes!(health));
-    let (open, open_document) = open.split_for_parts();
+    let open = OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(jwks));
+    let (open, open_document) = open.with_state(Arc::clone(&door)).split_for_parts();
     let (inner, mut document) = described().split_for_parts();
     document.merge(open_document);
     let document = serde_json::to_value(&document).unwrap_or_default();
@@ -188,6 +194,16 @@ struct Health {
 #[utoipa::path(get, path = "/v1/health", tag = "control", security(()), responses((status = 200, body = Health)))]
 async fn health() -> Json<Health> {
     Json(Health { status: "ok" })
+}
+
+/// The keys that sign access tokens (RFC 7517).
+#[utoipa::path(
+    get, path = "/v1/jwks", tag = "control", security(()),
+    responses((status = 200, body = Object, content_type = "application/jwk-set+json"))
+)]
+async fn jwks(State(door): Shared) -> Response {
+    let content = [(CONTENT_TYPE, "application/jwk-set+json")];
+    (content, door.jwks.to_string()).into_response()
 }
 
 /// All APIs.

@@ -341,7 +341,7 @@ async fn health_needs_no_certificate_and_unknown_paths_are_named_so() {
     let answer = control.send(None, get("/v1/health")).await;
     assert_eq!(
         (answer.status, answer.json()),
-        (StatusCode::OK, json!({ "status": "ok" }))
+        (StatusCode::OK, json!({ "status": "ok", "serial": null }))
     );
     let answer = control.send(None, get("/v1/nothing")).await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
