@@ -1,4 +1,4 @@
-//! The process: checks everything, binds, serves, notices changes and stops in order.
+//! The process: checks everything, binds, serves and stops in order.
 
 mod api;
 mod poll;
@@ -27,10 +27,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::authority::{Authority, AuthorityError};
-use crate::catalogue::{Catalogue, CatalogueError, Fingerprint, fingerprint};
 use crate::config::{ConfigError, ControlConfig};
+use crate::governance::desk::{self, Books, Desk};
+use crate::governance::{Actor, Governance};
 use crate::issuance::{Issuance, Method};
-use crate::published::{Cause, PublishError, Publisher, Work};
+use crate::people::{Door, Listening, Login, People, PeopleError, PeopleListenError};
+use crate::published::{PublishError, Publisher};
+use crate::store::{Settings, Store, StoreError};
 use api::{App, Caller};
 
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -44,6 +47,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_secs(1);
+/// Rows of the governance plane have a lane of their own, apart from issuance.
+const GOVERNANCE_LANE: u16 = 1;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why control stopped or did not start.
@@ -52,9 +57,15 @@ pub enum ControlError {
     /// The configuration is not good. No port was bound.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The catalogue is not good. No port was bound.
-    #[error("the catalogue is refused: {0}")]
-    Catalogue(#[from] CatalogueError),
+    /// Nobody can be let in by the door for people. No port was bound.
+    #[error(transparent)]
+    People(#[from] PeopleError),
+    /// The governance state cannot be used. No port was bound.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The door for people cannot be opened.
+    #[error(transparent)]
+    PeopleListen(#[from] PeopleListenError),
     /// Keys or the root certificate cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -88,9 +99,9 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// Whether configuration or catalogue is wrong, so that a restart alone cannot help.
+    /// Whether configuration or people's file is wrong, so that a restart alone cannot help.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Catalogue(_))
+        matches!(self, Self::Config(_) | Self::People(_))
     }
 }
 
@@ -116,19 +127,21 @@ pub struct Control {
     listener: TcpListener,
     address: SocketAddr,
     delivery: Delivery,
-    watch: Watch,
+    desk: Arc<Desk>,
+    people: Option<Listening>,
 }
 
 impl Control {
-    /// Checks the configuration, opens keys, catalogue and spool, and binds.
+    /// Checks the configuration, opens keys, governance state and spool, and binds.
     ///
     /// # Errors
     /// As [`run`].
     pub async fn bind(config: ControlConfig) -> Result<Self, ControlError> {
         config.check()?;
         let spiffe_id = config.spiffe_id()?;
-        let seen = fingerprint(&config.catalogue_dir);
-        let catalogue = load(&config)?;
+        let people = config.people_file.as_deref().map(People::load);
+        let people = people.transpose()?;
+        let governance = governance(&config)?;
         let authority = Authority::open(&config.control_dir(), &config.trust_domain)?;
         let authority = Arc::new(authority);
         let life = Duration::from_secs(config.svid_ttl_s);
@@ -141,6 +154,10 @@ impl Control {
         let address = listener
             .local_addr()
             .map_err(|source| ControlError::Listen { address, source })?;
+        let people = match people {
+            None => None,
+            Some(people) => Some(listen_for_people(&config, people).await?),
+        };
         let spool = Spool::open(SpoolConfig {
             directory: config.spool_dir.clone(),
             writer: Writer::parse(&format!("{spiffe_id}#{}", config.instance))?,
@@ -155,30 +172,36 @@ impl Control {
             Arc::clone(&authority),
             spool.lane(0),
         )?;
-        publisher.publish_first(Arc::new(catalogue))?;
+        let publisher = Arc::new(publisher);
+        let desk = open_desk(governance, &spool, &publisher, &spiffe_id)?;
         let mut issuance = Issuance::new(spool.lane(0));
         issuance.issued(&issued, Method::Own, None, clock::wall())?;
         let app = Arc::new(App {
             authority,
-            publisher: Arc::new(publisher),
+            publisher,
             issuance: Mutex::new(issuance),
             spiffe_id,
             life,
         });
-        let watch = Watch { config, seen };
         Ok(Self {
             app,
             identity,
             listener,
             address,
             delivery,
-            watch,
+            desk,
+            people,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where people come in, when they may.
+    pub fn people_address(&self) -> Option<SocketAddr> {
+        self.people.as_ref().map(Listening::address)
     }
 
     /// Serves until `shutdown` is cancelled, then stops: listener, connections, delivery.
@@ -192,14 +215,19 @@ impl Control {
             listener,
             address,
             delivery,
-            watch,
+            desk,
+            people,
         } = self;
         info!(%address, workloads = app.publisher.shelf().len(), "control serves");
         // Delivery ends after everything that may still write a row.
         let delivery_shutdown = CancellationToken::new();
         let delivery = tokio::spawn(delivery.run(delivery_shutdown.clone()));
         let tasks = TaskTracker::new();
-        tasks.spawn(watch.run(Arc::clone(&app), shutdown.clone()));
+        tasks.spawn(desk::tend(Arc::clone(&desk), shutdown.clone()));
+        if let Some(people) = people {
+            let door = Arc::new(Door::new(desk, app.authority.jwks()));
+            tasks.spawn(people.serve(door, tasks.clone(), shutdown.clone()));
+        }
         tasks.spawn(catch_up(Arc::clone(&app), shutdown.clone()));
         tasks.spawn(renew(Arc::clone(&app), identity.clone(), shutdown.clone()));
         accept(&listener, &app, &identity, &tasks, &shutdown).await;
@@ -223,12 +251,50 @@ fn delivery_config(config: &ControlConfig) -> DeliveryConfig {
     DeliveryConfig::new(config.collector.clone(), config.collector_spiffe_id.clone())
 }
 
-fn load(config: &ControlConfig) -> Result<Catalogue, CatalogueError> {
-    Catalogue::load(
-        &config.catalogue_dir,
-        &config.trust_domain,
-        &config.default_class,
-    )
+fn governance(config: &ControlConfig) -> Result<Governance, StoreError> {
+    let mut store = Store::open(&config.control_dir())?;
+    store.keep_settings(&Settings {
+        trust_domain: config.trust_domain.clone(),
+        default_class: config.default_class.clone(),
+    })?;
+    Governance::of(store, &config.trust_domain, &config.default_class)
+}
+
+async fn listen_for_people(
+    config: &ControlConfig,
+    people: People,
+) -> Result<Listening, PeopleListenError> {
+    let tls = config
+        .people_cert_file
+        .as_deref()
+        .zip(config.people_key_file.as_deref());
+    Listening::bind(config.people_listen, tls, Login::new(people)).await
+}
+
+/// Opens the desk, brings the books up to what commands recorded meanwhile, and publishes.
+fn open_desk(
+    governance: Governance,
+    spool: &Spool,
+    publisher: &Arc<Publisher>,
+    own: &SpiffeId,
+) -> Result<Arc<Desk>, ControlError> {
+    let own = Actor {
+        name: own.to_string(),
+        teams: Vec::new(),
+        admin: false,
+        peer_address: None,
+    };
+    let books = Books {
+        lane: spool.lane(GOVERNANCE_LANE),
+        epoch: spool.epoch().0,
+        publisher: Arc::clone(publisher),
+    };
+    let desk = Desk::new(governance, own, Some(books));
+    if let Err(error) = desk.tend() {
+        error!(%error, "the books are not up to the governance state yet");
+    }
+    publisher.publish_first(Arc::clone(&desk.estate().catalogue))?;
+    Ok(Arc::new(desk))
 }
 
 /// A new SVID for control itself. Its key lives in memory only.
@@ -370,60 +436,6 @@ async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "a connection ended early");
-    }
-}
-
-/// Notices changed files. A bad one is refused whole and the last good state stays.
-#[derive(Debug)]
-struct Watch {
-    config: ControlConfig,
-    seen: Fingerprint,
-}
-
-impl Watch {
-    async fn run(mut self, app: Arc<App>, shutdown: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(POLL) => {}
-            }
-            let app = Arc::clone(&app);
-            // Reading and signing take longer than a worker may be kept from its connections.
-            let looked = tokio::task::spawn_blocking(move || {
-                self.look(&app);
-                self
-            });
-            match looked.await {
-                Ok(watch) => self = watch,
-                Err(panic) => {
-                    error!(%panic, "the catalogue is no longer watched");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn look(&mut self, app: &App) {
-        let now = fingerprint(&self.config.catalogue_dir);
-        if now == self.seen {
-            return;
-        }
-        self.seen = now;
-        match self.renew(app) {
-            Ok(work) => info!(changed = work.changed, "the changed catalogue is published"),
-            Err(error) => error!(%error, "the changed catalogue is not used"),
-        }
-    }
-
-    fn renew(&mut self, app: &App) -> Result<Work, ControlError> {
-        let cause = Cause {
-            event_id: "folder".to_owned(),
-            author: "folder".to_owned(),
-            urgent: true,
-            touched: None,
-        };
-        let catalogue = Arc::new(load(&self.config)?);
-        Ok(app.publisher.publish(catalogue, &cause)?)
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn workload(spiffe_id: &str) -> WorkloadRule {
         zone: None,
         addresses: vec!["127.0.0.1:17101".to_owned()],
         join_token_sha256: Some(tree::sha256(TOKEN.as_bytes())),
+        revision: 1,
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::fixture::{Folder, GRANTS, LEDGER, PORTAL, TOKEN};
+use crate::fixture::{LEDGER, PORTAL, TOKEN, bank, seed};
 use crate::published::estate::spooled;
 
 mod polls;
@@ -20,7 +20,6 @@ struct Running {
     data: tempfile::TempDir,
     app: Arc<App>,
     spool: std::path::PathBuf,
-    folder: Folder,
     init: crate::Init,
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -52,12 +51,15 @@ fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
-fn config(data: &std::path::Path, folder: &Folder) -> ControlConfig {
+fn config(data: &std::path::Path) -> ControlConfig {
     ControlConfig {
         trust_domain: "bank.test".to_owned(),
         data_dir: data.to_owned(),
-        catalogue_dir: folder.path().to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        people_file: None,
+        people_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        people_cert_file: None,
+        people_key_file: None,
         instance: "control-1".to_owned(),
         // Nobody listens there: control must not wait for its collector.
         collector: "127.0.0.1:1".to_owned(),
@@ -75,13 +77,14 @@ impl Running {
     }
 
     async fn start_with(tune: impl FnOnce(&mut ControlConfig)) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), tune).await
+        let data = tempfile::tempdir().unwrap();
+        seed(data.path(), &bank());
+        Self::start_in(data, tune).await
     }
 
     async fn start_in(data: tempfile::TempDir, tune: impl FnOnce(&mut ControlConfig)) -> Self {
-        let folder = Folder::new();
         let init = crate::init(data.path(), "bank.test").unwrap();
-        let mut config = config(data.path(), &folder);
+        let mut config = config(data.path());
         tune(&mut config);
         let control = Control::bind(config).await.unwrap();
         let app = Arc::clone(&control.app);
@@ -92,7 +95,6 @@ impl Running {
             data,
             app,
             spool,
-            folder,
             init,
             address,
             shutdown,
@@ -341,81 +343,42 @@ async fn each_epoch_that_is_seen_is_written_once() {
     control.kill();
 }
 
-/// Asks until `wanted` holds, for at most ten seconds.
-async fn until(control: &Running, who: &Identity, wanted: impl Fn(&Answer) -> bool) -> Answer {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let answer = control.fetch(Some(who), &[]).await;
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{answer:?}");
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
-async fn a_changed_catalogue_is_published_and_a_bad_one_is_not() {
-    let control = Running::start().await;
-    let ledger = control.join(LEDGER).await;
-    let first = control.fetch(Some(&ledger), &[]).await.etag;
-    let approved_by_himself = GRANTS
-        .replace("bob", "ann")
-        .replace("\"listAccounts\", ", "");
-    control.folder.write("grants.toml", &approved_by_himself);
-    control.folder.write(
-        "apis/fine.yaml",
-        "openapi: 3.0.0\ninfo: {title: fine, version: '1'}\npaths: {}\n",
-    );
-    // The good change that comes after shows that the bad one was looked at or overtaken.
-    control
-        .folder
-        .write("grants.toml", &GRANTS.replace("\"listAccounts\", ", ""));
-    let changed = until(&control, &ledger, |answer| answer.etag != first).await;
-    control.folder.write(
-        "grants.toml",
-        &approved_by_himself.replace("\"ann\"", "\"Ann\""),
-    );
-    control.folder.write("workloads.toml", "no toml");
-    let watch_has_run = tokio::time::Instant::now() + POLL * 2;
-    while tokio::time::Instant::now() < watch_has_run {
-        let answer = control.fetch(Some(&ledger), &[]).await;
-        assert_eq!(answer.etag, changed.etag);
-    }
-    control.kill();
-}
-
-#[tokio::test]
-async fn nothing_is_bound_with_a_bad_configuration_or_catalogue() {
+async fn nothing_is_bound_with_a_bad_configuration_or_people() {
     let data = tempfile::tempdir().unwrap();
-    let folder = Folder::new();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = held.local_addr().unwrap();
     // The port is taken: whoever tried to bind it would fail with another error.
     let bad = ControlConfig {
         svid_ttl_s: 1,
         listen,
-        ..config(data.path(), &folder)
+        ..config(data.path())
     };
     let error = run(bad, CancellationToken::new()).await.unwrap_err();
     assert!(
         error.is_config() && error.to_string().starts_with("svid_ttl_s = 1"),
         "{error}"
     );
-    folder.write("grants.toml", "[[grant]]\n");
+    let people_file = Some(data.path().join("people.toml"));
+    std::fs::write(data.path().join("people.toml"), "[[person]]\n").unwrap();
     let bad = ControlConfig {
+        people_file,
         listen,
-        ..config(data.path(), &folder)
+        ..config(data.path())
     };
     let error = run(bad, CancellationToken::new()).await.unwrap_err();
     assert!(
-        error.is_config() && error.to_string().contains("grants.toml:1"),
+        error.is_config() && error.to_string().contains("people.toml: line 1"),
         "{error}"
     );
-    folder.write("grants.toml", GRANTS);
+    let in_use = crate::fixture::desk(data.path());
+    let error = run(config(data.path()), CancellationToken::new()).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("another process uses"), "{error}");
+    drop(in_use);
     let good = ControlConfig {
         listen,
-        ..config(data.path(), &folder)
+        ..config(data.path())
     };
     let error = run(good, CancellationToken::new()).await.unwrap_err();
     assert!(
