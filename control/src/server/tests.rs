@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::catalogue::Catalogue;
 use crate::fixture::{LEDGER, PORTAL, TOKEN, bank, seed};
+use crate::published::Cause;
 use crate::published::estate::spooled;
 
 mod polls;
@@ -110,7 +112,7 @@ impl Running {
         self.line(as_whom).await.ask(request).await
     }
 
-    /// A TLS connection, and who control was in its handshake.
+    /// A TLS connection, of HTTP/1.1 or 2 as `alpn` says.
     async fn connect(
         &self,
         as_whom: Option<&Identity>,
@@ -205,8 +207,16 @@ impl Running {
 
     /// Ends it as a crash would, and starts it again.
     async fn restarted(self) -> Self {
+        self.shutdown.cancel();
         self.served.abort();
-        assert!(self.served.await.is_err(), "it was running");
+        self.served.await.ok();
+        // Its tasks let go of the folder soon after.
+        let lock = self.data.path().join("control/governance.lock");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while std::fs::File::open(&lock).unwrap().try_lock().is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "it stops");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         Self::start_in(self.data, |_| ()).await
     }
 }
