@@ -316,6 +316,6 @@ impl Due {
 }
 
 #[cfg(test)]
-mod estate;
+pub(crate) mod estate;
 #[cfg(test)]
 mod tests;

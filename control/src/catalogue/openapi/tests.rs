@@ -182,7 +182,7 @@ fn a_bad_operation_refuses_the_whole_document_and_says_where() {
         ("scopes: [sox]", "scopes: ['']", ":9: x-counterfoil.scopes: scopes are"),
         ("  /accounts:\n", "  accounts:\n", ":11: paths.accounts: a path begins with /"),
         ("/accounts/{id}:", "/accounts/{id}.json:", "the path parameter id|the path has no parameter id"),
-        ("/accounts/{id}:", "/accounts/../{id}:", ":16: paths./accounts/../{id}.get: the route"),
+        ("/accounts/{id}:", "/accounts/../{id}:", ":19: paths./accounts/../{id}.get: the route"),
         ("/health:", "/accounts/{other}:", "other is not declared"),
         ("    delete:", "    delet:", ":22: paths./accounts/{id}.delet: it is neither a method"),
         ("    delete:", "    x-counterfoil: {open: true}\n    delete:", ":22: paths./accounts/{id}.x-counterfoil: it belongs"),
@@ -196,7 +196,7 @@ fn a_bad_operation_refuses_the_whole_document_and_says_where() {
             "operationId: listAccounts",
             ":12: paths./accounts.get: it has no responses",
         ),
-        ("/health:", "/accounts:", "accounts.yaml:28"),
+        ("/health:", "/accounts:", "accounts.yaml:27"),
         ("paths:", "paths:\n  /accounts: {}", "accounts.yaml:"),
         ("info:", "info: [", "accounts.yaml:"),
     ] {
