@@ -470,14 +470,15 @@ fn check_class<S: AsRef<str>>(class: &str, place: &[S]) -> Result<(), Fault> {
 
 fn check_scopes<S: AsRef<str>>(scopes: &[String], place: &[S]) -> Result<(), Fault> {
     let is_good = |scope: &String| {
-        !scope.trim().is_empty() && scope.len() <= SCOPE_BYTES_MAX && !scope.contains(char::is_control)
+        !scope.trim().is_empty()
+            && scope.len() <= SCOPE_BYTES_MAX
+            && !scope.contains(char::is_control)
     };
     if scopes.len() <= SCOPES_MAX && scopes.iter().all(is_good) {
         return Ok(());
     }
-    let reason = format!(
-        "scopes are up to {SCOPES_MAX} texts of up to {SCOPE_BYTES_MAX} bytes, none empty"
-    );
+    let reason =
+        format!("scopes are up to {SCOPES_MAX} texts of up to {SCOPE_BYTES_MAX} bytes, none empty");
     Err(Fault::new(place, reason))
 }
 

@@ -76,7 +76,11 @@ impl Refusal {
     }
 
     /// Something that this person may not do.
-    pub(crate) fn forbidden(event: EventRecord, detail: impl Into<String>, word: &'static str) -> Self {
+    pub(crate) fn forbidden(
+        event: EventRecord,
+        detail: impl Into<String>,
+        word: &'static str,
+    ) -> Self {
         let mut refusal = Self::new(RefusalKind::Forbidden, word, detail);
         refusal.event = Some(Box::new(event));
         refusal

@@ -110,7 +110,10 @@ fn a_grant_goes_its_way_with_four_eyes_and_an_event_a_step() {
     assert_eq!(bank.rule(id), Some((GrantState::Requested, false)));
 
     let refused = refusal(bank.step(&carl, id, Step::Approve));
-    assert_eq!((refused.kind, refused.reason), (RefusalKind::Forbidden, "not_owner"));
+    assert_eq!(
+        (refused.kind, refused.reason),
+        (RefusalKind::Forbidden, "not_owner")
+    );
     for same in ["ann", " Ann", "ANN "] {
         let refused = refusal(bank.step(&person(same, &["core"]), id, Step::Approve));
         assert_eq!(refused.reason, "four_eyes", "{same}");
@@ -122,25 +125,43 @@ fn a_grant_goes_its_way_with_four_eyes_and_an_event_a_step() {
     assert_eq!(approved.decided_by.as_deref(), Some("bob"));
     assert!(approved.review_due_at.unwrap() > approved.decided_at.unwrap());
     assert_eq!(bank.rule(id), Some((GrantState::Approved, false)));
-    assert_eq!(refusal(bank.step(&bob, id, Step::Approve)).reason, "grant_state");
+    assert_eq!(
+        refusal(bank.step(&bob, id, Step::Approve)).reason,
+        "grant_state"
+    );
 
     let own = refusal(bank.step(&person("ann", &["core"]), id, Step::Review));
     assert_eq!(own.reason, "four_eyes");
     let reviewed = bank.step(&bob, id, Step::Review).unwrap();
     assert_eq!(reviewed.reviewed_by.as_deref(), Some("bob"));
 
-    assert_eq!(refusal(bank.step(&bob, id, Step::WithdrawProposal)).reason, "not_proposed");
+    assert_eq!(
+        refusal(bank.step(&bob, id, Step::WithdrawProposal)).reason,
+        "not_proposed"
+    );
     bank.step(&bob, id, Step::ProposeRevocation).unwrap();
     assert_eq!(bank.rule(id), Some((GrantState::Approved, true)));
-    assert_eq!(refusal(bank.step(&bob, id, Step::ProposeRevocation)).reason, "already_proposed");
+    assert_eq!(
+        refusal(bank.step(&bob, id, Step::ProposeRevocation)).reason,
+        "already_proposed"
+    );
     bank.step(&bob, id, Step::WithdrawProposal).unwrap();
     assert_eq!(bank.rule(id), Some((GrantState::Approved, false)));
 
-    assert_eq!(refusal(bank.step(&carl, id, Step::Revoke)).reason, "not_owner");
+    assert_eq!(
+        refusal(bank.step(&carl, id, Step::Revoke)).reason,
+        "not_owner"
+    );
     let revoked = bank.step(&root(), id, Step::Revoke).unwrap();
-    assert_eq!((revoked.state, revoked.revoked_by.as_deref()), (State::Revoked, Some("root")));
+    assert_eq!(
+        (revoked.state, revoked.revoked_by.as_deref()),
+        (State::Revoked, Some("root"))
+    );
     assert_eq!(bank.rule(id), None);
-    assert_eq!(refusal(bank.step(&bob, id, Step::Revoke)).reason, "grant_state");
+    assert_eq!(
+        refusal(bank.step(&bob, id, Step::Revoke)).reason,
+        "grant_state"
+    );
 
     let bank = bank.reopened();
     let events = bank.events();
@@ -163,10 +184,17 @@ fn a_grant_goes_its_way_with_four_eyes_and_an_event_a_step() {
         ]
     );
     let events = bank.desk.events(None, 1_000).unwrap();
-    let of_grant = events.iter().filter(|e| e.object_id == id && e.outcome == "done");
-    let hashes: Vec<_> = of_grant.map(|e| (e.before_sha256, e.after_sha256)).collect();
+    let of_grant = events
+        .iter()
+        .filter(|e| e.object_id == id && e.outcome == "done");
+    let hashes: Vec<_> = of_grant
+        .map(|e| (e.before_sha256, e.after_sha256))
+        .collect();
     assert_eq!(hashes[0].0, None);
-    assert!(hashes.windows(2).all(|pair| pair[0].1 == pair[1].0), "each goes on where one ended");
+    assert!(
+        hashes.windows(2).all(|pair| pair[0].1 == pair[1].0),
+        "each goes on where one ended"
+    );
 }
 
 #[test]
@@ -185,27 +213,65 @@ fn who_asked_may_take_it_back_and_give_it_up() {
 fn what_is_asked_for_is_checked_field_by_field() {
     let bank = Bank::new();
     for (changes, field, detail) in [
-        (json!({"consumer": "nobody"}), "consumer", "nobody is no workload"),
-        (json!({"consumer": "spiffe://bank.test/x"}), "consumer", "is no workload"),
+        (
+            json!({"consumer": "nobody"}),
+            "consumer",
+            "nobody is no workload",
+        ),
+        (
+            json!({"consumer": "spiffe://bank.test/x"}),
+            "consumer",
+            "is no workload",
+        ),
         (json!({"consumer": ""}), "consumer", "is no workload"),
         (json!({"api": "acounts"}), "api", "there is no API acounts"),
         (json!({"operations": []}), "operations", "must not be empty"),
-        (json!({"operations": ["listAccounts", "x"]}), "operations[1]", "has no operation x"),
-        (json!({"operations": ["health", "health"]}), "operations", "health stands there twice"),
+        (
+            json!({"operations": ["listAccounts", "x"]}),
+            "operations[1]",
+            "has no operation x",
+        ),
+        (
+            json!({"operations": ["health", "health"]}),
+            "operations",
+            "health stands there twice",
+        ),
         (json!({"purpose": " "}), "purpose", "must not be empty"),
-        (json!({"purpose": "x".repeat(2_001)}), "purpose", "more than 2000 bytes"),
+        (
+            json!({"purpose": "x".repeat(2_001)}),
+            "purpose",
+            "more than 2000 bytes",
+        ),
         (json!({"ticket": "a\u{0}b"}), "ticket", "control characters"),
-        (json!({"ticket": "x".repeat(201)}), "ticket", "more than 200 bytes"),
-        (json!({"expires": "2020-01-01T00:00:00Z"}), "expires", "in the future"),
-        (json!({"not_before": "2100-01-01T00:00:00Z"}), "not_before", "before expires"),
+        (
+            json!({"ticket": "x".repeat(201)}),
+            "ticket",
+            "more than 200 bytes",
+        ),
+        (
+            json!({"expires": "2020-01-01T00:00:00Z"}),
+            "expires",
+            "in the future",
+        ),
+        (
+            json!({"not_before": "2100-01-01T00:00:00Z"}),
+            "not_before",
+            "before expires",
+        ),
     ] {
         let refused = refusal(bank.ask("ann", changes.clone()));
         assert_eq!(refused.field.as_deref(), Some(field), "{changes}");
-        assert!(refused.detail.contains(detail), "{changes}: {}", refused.detail);
+        assert!(
+            refused.detail.contains(detail),
+            "{changes}: {}",
+            refused.detail
+        );
         assert_eq!(refused.kind, RefusalKind::Value);
     }
     assert_eq!(bank.events().len(), 4, "what is only mistaken is no event");
-    let all = bank.ask("ann", json!({"operations": ["*"], "consumer": PORTAL})).unwrap();
+    let all = bank
+        .ask("ann", json!({"operations": ["*"], "consumer": PORTAL}))
+        .unwrap();
     assert_eq!(all.operations.len(), 4);
 }
 
@@ -223,7 +289,11 @@ fn a_grant_that_ran_out_is_recorded_as_expired_and_denied_as_such_for_a_while() 
     bank.desk.tend().unwrap();
     let estate = bank.desk.estate();
     assert_eq!(estate.grants["g-1"].state, State::Expired);
-    assert_eq!(bank.rule("g-1"), Some((GrantState::Approved, false)), "it says grant_expired");
+    assert_eq!(
+        bank.rule("g-1"),
+        Some((GrantState::Approved, false)),
+        "it says grant_expired"
+    );
     assert_eq!(bank.events().last().unwrap(), "root grant.expired done");
     bank.desk.tend().unwrap();
     assert_eq!(bank.events().len(), 5, "once");
@@ -236,17 +306,27 @@ fn the_same_document_changes_nothing_and_another_makes_a_revision() {
     let bank = Bank::new();
     let bob = person("bob", &["core"]);
     let same = bank.import(&bob, ACCOUNTS).unwrap();
-    assert_eq!((same.outcome, same.api.revision), (ImportOutcome::Unchanged, 1));
+    assert_eq!(
+        (same.outcome, same.api.revision),
+        (ImportOutcome::Unchanged, 1)
+    );
     assert_eq!(bank.events().len(), 4);
     let other = ACCOUNTS
         .replace("/health:", "/ready:")
         .replace("operationId: health", "operationId: ready")
         .replace("scopes: [sox, pci]", "scopes: [pci]");
     let revised = bank.import(&bob, &other).unwrap();
-    assert_eq!((revised.outcome, revised.api.revision), (ImportOutcome::Revised, 2));
+    assert_eq!(
+        (revised.outcome, revised.api.revision),
+        (ImportOutcome::Revised, 2)
+    );
     assert_eq!(
         (revised.added, revised.removed, revised.changed),
-        (vec!["ready".to_owned()], vec!["health".to_owned()], vec!["closeAccount".to_owned()])
+        (
+            vec!["ready".to_owned()],
+            vec!["health".to_owned()],
+            vec!["closeAccount".to_owned()]
+        )
     );
     let bank = bank.reopened();
     assert_eq!(bank.desk.estate().apis["accounts"].operations.len(), 4);
@@ -259,7 +339,10 @@ fn an_operation_does_not_go_away_under_a_grant() {
     let bob = person("bob", &["core"]);
     let without = ACCOUNTS.replace("operationId: listAccounts", "operationId: list");
     let refused = refusal(bank.import(&bob, &without));
-    assert_eq!((refused.kind, refused.reason), (RefusalKind::Conflict, "grants_in_force"));
+    assert_eq!(
+        (refused.kind, refused.reason),
+        (RefusalKind::Conflict, "grants_in_force")
+    );
     assert_eq!(refused.grants, ["g-1"]);
     assert!(refused.detail.contains("g-1"), "{}", refused.detail);
     let retire = StatusChange {
@@ -270,10 +353,16 @@ fn an_operation_does_not_go_away_under_a_grant() {
     let refused = refusal(bank.desk.set_status("accounts", &retire, &bob));
     assert_eq!(refused.grants, ["g-1"]);
 
-    let asked = bank.ask("ann", json!({"operations": ["listAccounts"]})).unwrap();
+    let asked = bank
+        .ask("ann", json!({"operations": ["listAccounts"]}))
+        .unwrap();
     bank.step(&bob, "g-1", Step::Revoke).unwrap();
     bank.import(&bob, &without).unwrap();
-    assert_eq!(bank.rule(&asked.grant_id), None, "proxies would refuse what is not there");
+    assert_eq!(
+        bank.rule(&asked.grant_id),
+        None,
+        "proxies would refuse what is not there"
+    );
     let refused = refusal(bank.step(&bob, &asked.grant_id, Step::Approve));
     assert_eq!(refused.reason, "operation_gone");
     let retired = bank.desk.set_status("accounts", &retire, &bob).unwrap();
@@ -282,7 +371,10 @@ fn an_operation_does_not_go_away_under_a_grant() {
     let gone = refusal(bank.ask("ann", json!({})));
     assert_eq!(gone.field.as_deref(), Some("api"));
     let again = bank.import(&bob, &without).unwrap();
-    assert_eq!((again.api.status, again.api.revision), (ApiStatus::Published, 4));
+    assert_eq!(
+        (again.api.status, again.api.revision),
+        (ApiStatus::Published, 4)
+    );
 }
 
 #[test]
@@ -291,21 +383,43 @@ fn only_the_owner_or_an_administrator_brings_documents_in() {
     let (carl, bob) = (person("carl", &["web"]), person("bob", &["core"]));
     let other = ACCOUNTS.replace("title: accounts", "title: others");
     let theirs = ACCOUNTS.replace("owner_team: core", "owner_team: web");
-    for (who, document) in [(&carl, ACCOUNTS), (&carl, other.as_str()), (&bob, theirs.as_str())] {
+    for (who, document) in [
+        (&carl, ACCOUNTS),
+        (&carl, other.as_str()),
+        (&bob, theirs.as_str()),
+    ] {
         let refused = refusal(bank.import(who, document));
-        assert_eq!((refused.kind, refused.reason), (RefusalKind::Forbidden, "not_owner"));
+        assert_eq!(
+            (refused.kind, refused.reason),
+            (RefusalKind::Forbidden, "not_owner")
+        );
     }
     // An API of one's own on the workload of another team would open what stands there.
     let on_ledger = other.replace("owner_team: core", "owner_team: web");
     assert_eq!(refusal(bank.import(&carl, &on_ledger)).reason, "not_owner");
     let refused = refusal(bank.import(&root(), &other));
-    assert_eq!((refused.kind, refused.reason), (RefusalKind::Conflict, "paths_meet"));
+    assert_eq!(
+        (refused.kind, refused.reason),
+        (RefusalKind::Conflict, "paths_meet")
+    );
     let moved = other.replace("service: ledger\n  owner_team: core", "service: portal");
     let imported = bank.import_with(&carl, &moved, |given| given.owner_team = Some("web".into()));
     assert_eq!(imported.unwrap().outcome, ImportOutcome::Created);
-    assert_eq!(bank.events()[4..], ["carl api.imported refused not_owner"; 2].map(str::to_owned).into_iter()
-        .chain(["bob api.imported refused not_owner", "carl api.imported refused not_owner", "carl api.imported done"].map(str::to_owned))
-        .collect::<Vec<_>>());
+    assert_eq!(
+        bank.events()[4..],
+        ["carl api.imported refused not_owner"; 2]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(
+                [
+                    "bob api.imported refused not_owner",
+                    "carl api.imported refused not_owner",
+                    "carl api.imported done"
+                ]
+                .map(str::to_owned)
+            )
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -327,19 +441,41 @@ fn owner_server_and_access_come_from_the_document_or_the_request() {
         given.access = Some(Access::Both);
     });
     let later = later.unwrap();
-    assert_eq!((later.outcome, later.api.owner_team.as_str()), (ImportOutcome::Revised, "web"));
+    assert_eq!(
+        (later.outcome, later.api.owner_team.as_str()),
+        (ImportOutcome::Revised, "web")
+    );
     assert_eq!(later.api.server.as_ref().unwrap().as_str(), PORTAL);
     let same = bank.import(&root(), plain).unwrap();
-    assert_eq!((same.outcome, same.api.access), (ImportOutcome::Unchanged, Access::Both));
+    assert_eq!(
+        (same.outcome, same.api.access),
+        (ImportOutcome::Unchanged, Access::Both)
+    );
     for (set, field) in [
-        (ApiImport { owner_team: Some("web".into()), ..ApiImport::default() }, "owner_team"),
-        (ApiImport { server: Some("portal".into()), ..ApiImport::default() }, "server"),
+        (
+            ApiImport {
+                owner_team: Some("web".into()),
+                ..ApiImport::default()
+            },
+            "owner_team",
+        ),
+        (
+            ApiImport {
+                server: Some("portal".into()),
+                ..ApiImport::default()
+            },
+            "server",
+        ),
     ] {
         let refused = refusal(bank.import_with(&root(), ACCOUNTS, |given| {
             given.owner_team.clone_from(&set.owner_team);
             given.server.clone_from(&set.server);
         }));
-        assert_eq!(refused.field.as_deref(), Some(field), "the document says something else");
+        assert_eq!(
+            refused.field.as_deref(),
+            Some(field),
+            "the document says something else"
+        );
     }
     let nobody = ACCOUNTS.replace("service: ledger", "service: nobody");
     let refused = refusal(bank.import(&root(), &nobody));
@@ -353,24 +489,67 @@ fn owner_server_and_access_come_from_the_document_or_the_request() {
 fn an_estate_comes_in_whole_or_not_at_all_and_twice_is_once() {
     let bank = Bank::new();
     let given = |content: Value| serde_json::from_value(content).unwrap();
-    let again = bank.desk.import_estate(&given(fixture::bank()), &root()).unwrap();
+    let again = bank
+        .desk
+        .import_estate(&given(fixture::bank()), &root())
+        .unwrap();
     assert_eq!((again.workloads, again.apis, again.grants), (0, 0, 0));
     assert_eq!(bank.events().len(), 4);
     for (at, field, value, place) in [
         ("workloads", "name", json!("a/b"), "workloads[1].name"),
-        ("workloads", "spiffe_id", json!("spiffe://other.test/w"), "workloads[1].spiffe_id"),
-        ("workloads", "spiffe_id", json!("spiffe://bank.test/counterfoil/control"), "workloads[1].spiffe_id"),
+        (
+            "workloads",
+            "spiffe_id",
+            json!("spiffe://other.test/w"),
+            "workloads[1].spiffe_id",
+        ),
+        (
+            "workloads",
+            "spiffe_id",
+            json!("spiffe://bank.test/counterfoil/control"),
+            "workloads[1].spiffe_id",
+        ),
         ("workloads", "name", json!("LEDGER"), "workloads[1].name"),
-        ("workloads", "addresses", json!(["127.0.0.1"]), "workloads[1].addresses[0]"),
-        ("workloads", "join_token_sha256", json!("ab"), "workloads[1].join_token_sha256"),
-        ("workloads", "join_token", json!(true), "workloads[1].join_token"),
+        (
+            "workloads",
+            "addresses",
+            json!(["127.0.0.1"]),
+            "workloads[1].addresses[0]",
+        ),
+        (
+            "workloads",
+            "join_token_sha256",
+            json!("ab"),
+            "workloads[1].join_token_sha256",
+        ),
+        (
+            "workloads",
+            "join_token",
+            json!(true),
+            "workloads[1].join_token",
+        ),
         ("workloads", "team", json!(""), "workloads[1].team"),
         ("apis", "document", json!("{"), "apis[0].document"),
         ("apis", "file", json!(""), "apis[0].file"),
-        ("grants", "approved_by", json!(" ANN"), "grants[0].approved_by"),
+        (
+            "grants",
+            "approved_by",
+            json!(" ANN"),
+            "grants[0].approved_by",
+        ),
         ("grants", "grant_id", json!("a b"), "grants[0].grant_id"),
-        ("grants", "operations", json!(["x"]), "grants[0].operations[0]"),
-        ("grants", "operations", json!(["health"]), "grants[0].grant_id"),
+        (
+            "grants",
+            "operations",
+            json!(["x"]),
+            "grants[0].operations[0]",
+        ),
+        (
+            "grants",
+            "operations",
+            json!(["health"]),
+            "grants[0].grant_id",
+        ),
     ] {
         let mut content = fixture::bank();
         let list = content[at].as_array_mut().unwrap();
@@ -385,7 +564,10 @@ fn an_estate_comes_in_whole_or_not_at_all_and_twice_is_once() {
     }
     assert!(bank.desk.estate().workload("new").is_none());
     assert_eq!(bank.events().len(), 4);
-    let refused = refusal(bank.desk.import_estate(&given(json!({})), &person("bob", &["core"])));
+    let refused = refusal(
+        bank.desk
+            .import_estate(&given(json!({})), &person("bob", &["core"])),
+    );
     assert_eq!(refused.reason, "not_admin");
     assert_eq!(bank.events().len(), 5);
 }
@@ -398,20 +580,16 @@ fn a_change_names_whose_slices_it_touches_and_whether_it_is_urgent() {
         let names = change.touched.iter().map(|id| id.short_name().to_owned());
         names.collect::<Vec<_>>()
     };
-    let (mut revoked, _) = grants::take(
-        &estate,
-        "g-1",
-        Step::Revoke,
-        &Note::default(),
-        &root(),
-        now,
-    )
-    .unwrap();
+    let (mut revoked, _) =
+        grants::take(&estate, "g-1", Step::Revoke, &Note::default(), &root(), now).unwrap();
     assert!(revoked.urgent);
     estate.apply(&mut revoked, now);
     assert_eq!(names(&revoked), ["ledger", "portal"]);
     let given = serde_json::from_value(grant(&["health"])).unwrap();
-    let given = requests::GrantImport { grant_id: None, ..given };
+    let given = requests::GrantImport {
+        grant_id: None,
+        ..given
+    };
     let mut granted = grants::import(&estate, &given, &root(), now).unwrap();
     assert!(!granted.urgent);
     estate.apply(&mut granted, now);
@@ -423,6 +601,17 @@ fn a_change_names_whose_slices_it_touches_and_whether_it_is_urgent() {
     let moved = serde_json::from_value(moved).unwrap();
     let (mut moved, _) = workloads::register(&estate, &moved, "bank.test", &root(), now).unwrap();
     estate.apply(&mut moved, now);
-    assert_eq!(names(&moved), ["ledger", "portal"], "its callers must know the new address");
-    assert!(estate.workload("ledger").unwrap().join_token_sha256.is_some(), "kept");
+    assert_eq!(
+        names(&moved),
+        ["ledger", "portal"],
+        "its callers must know the new address"
+    );
+    assert!(
+        estate
+            .workload("ledger")
+            .unwrap()
+            .join_token_sha256
+            .is_some(),
+        "kept"
+    );
 }

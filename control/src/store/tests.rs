@@ -59,7 +59,10 @@ fn what_is_recorded_is_there_after_a_restart() {
     let before = fixture::estate(&bank());
     let store = Store::open(&dir.path().join("control")).unwrap();
     let after = store.estate(clock::wall()).unwrap();
-    assert_eq!(after.apis["accounts"].operations, before.apis["accounts"].operations);
+    assert_eq!(
+        after.apis["accounts"].operations,
+        before.apis["accounts"].operations
+    );
     assert_eq!(after.catalogue.workloads, before.catalogue.workloads);
     assert_eq!(after.catalogue.grants, before.catalogue.grants);
     assert_eq!(after.workload("PORTAL").unwrap().spiffe_id.as_str(), PORTAL);
@@ -67,9 +70,17 @@ fn what_is_recorded_is_there_after_a_restart() {
     let actions: Vec<_> = events.iter().map(|e| e.action.as_str()).collect();
     assert_eq!(
         actions,
-        ["workload.registered", "workload.registered", "api.imported", "grant.imported"]
+        [
+            "workload.registered",
+            "workload.registered",
+            "api.imported",
+            "grant.imported"
+        ]
     );
-    let rest = store.events(Some(&events[2].event_id), 100).unwrap().unwrap();
+    let rest = store
+        .events(Some(&events[2].event_id), 100)
+        .unwrap()
+        .unwrap();
     assert_eq!(rest, events[3..]);
     assert_eq!(store.events(None, 1).unwrap().unwrap(), events[..1]);
     assert!(store.events(Some("e-0"), 1).unwrap().is_none());
@@ -87,7 +98,10 @@ fn one_process_at_a_time_and_no_newer_state() {
         .unwrap();
     drop(store);
     let newer = Store::open(dir.path()).unwrap_err().to_string();
-    assert_eq!(newer, "the governance state has version 99, this build knows up to 1");
+    assert_eq!(
+        newer,
+        "the governance state has version 99, this build knows up to 1"
+    );
 }
 
 #[test]
@@ -96,9 +110,9 @@ fn the_state_is_durable_and_consistent_by_its_own_rules() {
     seed(dir.path(), &bank());
     let store = Store::open(&dir.path().join("control")).unwrap();
     let pragma = |name: &str| -> String {
-        let value = store.connection.pragma_query_value(None, name, |row| {
-            row.get::<_, rusqlite::types::Value>(0)
-        });
+        let value = store
+            .connection
+            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
         format!("{:?}", value.unwrap())
     };
     assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
@@ -108,7 +122,9 @@ fn the_state_is_durable_and_consistent_by_its_own_rules() {
         .connection
         .execute("UPDATE grants SET decided_by = requested_by", []);
     assert!(own_approval.is_err(), "four eyes hold in the database, too");
-    let stray = store.connection.execute("UPDATE apis SET event_id = 'e-0'", []);
+    let stray = store
+        .connection
+        .execute("UPDATE apis SET event_id = 'e-0'", []);
     assert!(stray.is_err(), "what no event made cannot be");
 }
 
@@ -147,7 +163,9 @@ fn what_is_owed_reaches_the_books_in_order_and_once() {
     assert!(store.owed(100).unwrap().is_empty());
     let marked: i64 = store
         .connection
-        .query_row("SELECT count(*) FROM outbox WHERE epoch > 0", [], |row| row.get(0))
+        .query_row("SELECT count(*) FROM outbox WHERE epoch > 0", [], |row| {
+            row.get(0)
+        })
         .unwrap();
     assert_eq!(marked, 6);
     drop(store);
@@ -188,7 +206,9 @@ fn victim() {
     let mut told = std::fs::File::create(Path::new(&dir).join("told")).unwrap();
     loop {
         let ask = serde_json::from_value(ask.clone()).unwrap();
-        let grant = desk.request_grant(&ask, &fixture::person("ann", &[])).unwrap();
+        let grant = desk
+            .request_grant(&ask, &fixture::person("ann", &[]))
+            .unwrap();
         writeln!(told, "{}", grant.grant_id).unwrap();
     }
 }
@@ -222,9 +242,14 @@ fn what_was_answered_survives_kill_9() {
     drain(dir.path(), None);
     let in_books: BTreeSet<_> = rows(dir.path(), "grants").into_iter().collect();
     let recorded = estate.grants.values();
-    let recorded: BTreeSet<_> = recorded.map(|g| format!("{} {}", g.grant_id, g.revision)).collect();
+    let recorded: BTreeSet<_> = recorded
+        .map(|g| format!("{} {}", g.grant_id, g.revision))
+        .collect();
     assert_eq!(in_books, recorded);
     let events = rows(dir.path(), "governance_events");
     let distinct: BTreeSet<_> = events.iter().collect();
-    assert_eq!((events.len(), distinct.len()), (recorded.len() + 3, recorded.len() + 3));
+    assert_eq!(
+        (events.len(), distinct.len()),
+        (recorded.len() + 3, recorded.len() + 3)
+    );
 }

@@ -189,7 +189,9 @@ impl<'de> Visitor<'de> for Level {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key {key} stands there twice")));
+                return Err(A::Error::custom(format!(
+                    "the key {key} stands there twice"
+                )));
             }
             let value = map.next_value_seed(below)?;
             object.insert(key, value);

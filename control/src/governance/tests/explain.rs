@@ -21,7 +21,9 @@ fn said(explanation: &Explanation) -> String {
 
 fn nearest(explanation: &Explanation) -> Vec<String> {
     let nearest = explanation.nearest.iter();
-    nearest.map(|n| format!("{}: {}", n.grant_id, n.missing)).collect()
+    nearest
+        .map(|n| format!("{}: {}", n.grant_id, n.missing))
+        .collect()
 }
 
 #[test]
@@ -48,7 +50,10 @@ fn a_denied_call_names_what_comes_nearest_and_what_is_missing() {
     let call = "DELETE /accounts/1";
     let explained = bank.explain(PORTAL, call, Some("accounts"));
     assert_eq!(said(&explained), "deny grant_none");
-    assert_eq!(nearest(&explained), ["g-1: the operation closeAccount is not in it"]);
+    assert_eq!(
+        nearest(&explained),
+        ["g-1: the operation closeAccount is not in it"]
+    );
     assert_eq!(
         explained.nearest[0].what,
         "approved: portal may call listAccounts, GET /accounts/{id} of accounts until \
@@ -59,7 +64,10 @@ fn a_denied_call_names_what_comes_nearest_and_what_is_missing() {
     let explained = bank.explain("portal", call, None);
     assert_eq!(said(&explained), "deny grant_none", "asking is not having");
     let missing = nearest(&explained);
-    assert_eq!(missing[0], format!("{asked}: an approval by somebody of core other than ann"));
+    assert_eq!(
+        missing[0],
+        format!("{asked}: an approval by somebody of core other than ann")
+    );
 
     let bob = person("bob", &["core"]);
     bank.step(&bob, &asked, Step::Approve).unwrap();
@@ -67,28 +75,39 @@ fn a_denied_call_names_what_comes_nearest_and_what_is_missing() {
     bank.step(&bob, &asked, Step::Revoke).unwrap();
     let explained = bank.explain("portal", call, None);
     assert_eq!(said(&explained), "deny grant_none");
-    assert_eq!(nearest(&explained)[0], format!("{asked}: bob revoked it; ask for a new one"));
+    assert_eq!(
+        nearest(&explained)[0],
+        format!("{asked}: bob revoked it; ask for a new one")
+    );
 
     let other = bank.explain("ledger", "GET /accounts", None);
     assert_eq!(said(&other), "deny grant_none");
-    assert_eq!(nearest(&other), ["g-1: it is for another caller than ledger"]);
+    assert_eq!(
+        nearest(&other),
+        ["g-1: it is for another caller than ledger"]
+    );
 }
 
 #[test]
 fn a_grant_that_begins_later_or_has_ended_is_told_apart() {
     let bank = Bank::new();
-    let later = bank.ask("ann", json!({"not_before": "2099-01-01T00:00:00Z"})).unwrap();
-    bank.step(&person("bob", &["core"]), &later.grant_id, Step::Approve).unwrap();
+    let later = bank
+        .ask("ann", json!({"not_before": "2099-01-01T00:00:00Z"}))
+        .unwrap();
+    bank.step(&person("bob", &["core"]), &later.grant_id, Step::Approve)
+        .unwrap();
     let explained = bank.explain("portal", "DELETE /accounts/1", None);
     assert_eq!(said(&explained), "deny grant_not_started");
     assert_eq!(explained.grant_id.as_ref(), Some(&later.grant_id));
     assert!(nearest(&explained)[0].ends_with("it begins at 2099-01-01T00:00:00.000000000Z"));
     let estate = bank.desk.estate();
     let after = estate.grants["g-1"].expires;
-    let explained =
-        explain(&estate, "ops_90d", "portal", "GET /accounts", None, after).unwrap();
+    let explained = explain(&estate, "ops_90d", "portal", "GET /accounts", None, after).unwrap();
     assert_eq!(said(&explained), "deny grant_expired");
-    assert_eq!(nearest(&explained)[0], "g-1: it has expired; ask for a new one");
+    assert_eq!(
+        nearest(&explained)[0],
+        "g-1: it has expired; ask for a new one"
+    );
 }
 
 #[test]
@@ -99,23 +118,43 @@ fn paths_methods_and_callees_that_are_not_there_are_told_apart() {
     assert_eq!(nothing.callee, None);
     let nothing = bank.explain("portal", "GET /payments", Some("ledger"));
     assert_eq!(said(&nothing), "deny route_unknown");
-    assert_eq!(nothing.rule, "no operation of ledger has the path /payments");
+    assert_eq!(
+        nothing.rule,
+        "no operation of ledger has the path /payments"
+    );
     let method = bank.explain("portal", "PUT /accounts/1", Some("ledger"));
     assert_eq!(said(&method), "deny method_not_declared");
-    assert!(method.rule.ends_with("with other methods only: GET, DELETE"), "{}", method.rule);
+    assert!(
+        method
+            .rule
+            .ends_with("with other methods only: GET, DELETE"),
+        "{}",
+        method.rule
+    );
     let ambiguous = bank.explain("portal", "GET /accounts//1", Some("ledger"));
     assert_eq!(said(&ambiguous), "deny path_ambiguous");
     let plain = "openapi: 3.1.0\ninfo: {title: plain, version: '1'}\npaths: {/p: {get: {}}}\n";
-    bank.import_with(&root(), plain, |given| given.owner_team = Some("web".into())).unwrap();
+    bank.import_with(&root(), plain, |given| {
+        given.owner_team = Some("web".into())
+    })
+    .unwrap();
     let unserved = bank.explain("portal", "GET /p", Some("plain"));
     assert_eq!(said(&unserved), "deny bundle_missing");
-    bank.import_with(&root(), &ACCOUNTS.replace("title: accounts", "title: mirror"), |given| {
-        given.document = given.document.replace("service: ledger", "service: portal");
-    })
+    bank.import_with(
+        &root(),
+        &ACCOUNTS.replace("title: accounts", "title: mirror"),
+        |given| {
+            given.document = given.document.replace("service: ledger", "service: portal");
+        },
+    )
     .unwrap();
     let two = bank.not_explained("ledger", "GET /accounts", None);
     assert_eq!(two.field.as_deref(), Some("to"));
-    assert!(two.detail.ends_with("name one: ledger, portal"), "{}", two.detail);
+    assert!(
+        two.detail.ends_with("name one: ledger, portal"),
+        "{}",
+        two.detail
+    );
     let the_one_with_a_grant = bank.explain("portal", "GET /accounts", None);
     assert_eq!(said(&the_one_with_a_grant), "allow granted");
 }
@@ -142,16 +181,35 @@ fn an_api_that_wants_tokens_is_explained_with_the_token_that_control_would_give(
         content["apis"][0]["access"] = json!(access);
         let bank = Bank::of(&content);
         let allowed = bank.explain("portal", "GET /accounts", None);
-        let reason = if access == "token" { "token_granted" } else { "granted" };
+        let reason = if access == "token" {
+            "token_granted"
+        } else {
+            "granted"
+        };
         assert_eq!(said(&allowed), format!("allow {reason}"));
         assert_eq!(allowed.grant_id.as_deref(), Some("g-1"));
-        assert!(allowed.rule.contains("must carry a token"), "{}", allowed.rule);
+        assert!(
+            allowed.rule.contains("must carry a token"),
+            "{}",
+            allowed.rule
+        );
         let denied = bank.explain("portal", "DELETE /accounts/1", None);
-        let reason = if access == "token" { "token_scope" } else { "grant_none" };
+        let reason = if access == "token" {
+            "token_scope"
+        } else {
+            "grant_none"
+        };
         assert_eq!(said(&denied), format!("deny {reason}"));
-        assert_eq!(nearest(&denied), ["g-1: the operation closeAccount is not in it"]);
+        assert_eq!(
+            nearest(&denied),
+            ["g-1: the operation closeAccount is not in it"]
+        );
         let none = bank.explain("ledger", "GET /accounts", None);
-        let reason = if access == "token" { "token_missing" } else { "grant_none" };
+        let reason = if access == "token" {
+            "token_missing"
+        } else {
+            "grant_none"
+        };
         assert_eq!(said(&none), format!("deny {reason}"));
     }
 }
