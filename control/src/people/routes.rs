@@ -17,7 +17,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Problem, Refused};
+use super::answer::{Details, Problem, Refused};
 use super::ask::{self, Asked, Body, Named};
 use super::login::{Login, log_in};
 use crate::governance::apis::{self, ApiImported, ImportOutcome};
@@ -87,7 +87,7 @@ type Shared = State<Arc<Door>>;
         description = "Catalogue, grants and explanations. Every change is an entry in the books.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    components(schemas(Problem, AccessWord, GrantState)),
+    components(schemas(Details, AccessWord, GrantState)),
     modifiers(&Basic),
     security(("basic" = [])),
 )]

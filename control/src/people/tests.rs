@@ -220,6 +220,18 @@ async fn a_grant_is_asked_for_approved_and_revoked_and_each_step_is_in_the_books
         control.get("ann", explained).await.json()["decision"],
         "allow"
     );
+    control.kill().await;
+}
+
+#[tokio::test]
+async fn what_a_grant_went_through_is_shown_and_there_after_a_crash() {
+    let control = Running::start().await;
+    let grant = control.post("ann", "/v1/grants", asked()).await.json();
+    let id = grant["grant_id"].as_str().unwrap();
+    let step = |step: &str| format!("/v1/grants/{id}/{step}");
+    control.post("ann", &step("approve"), json!({})).await;
+    let note = json!({"comment": "fits", "ticket": "CHG-3"});
+    control.post("bob", &step("approve"), note).await;
     for (name, state) in [
         ("review", "approved"),
         ("propose-revocation", "approved"),
@@ -421,138 +433,109 @@ async fn an_unknown_name_costs_as_much_as_a_wrong_password() {
     );
 }
 
+/// Where something wrong is sent, what, the status of the answer and the field that it names. What is
+/// sent to `/v1/grants` changes a request that is good.
+const WRONG: &[(&str, &str, u16, &str)] = &[
+    ("/v1/grants", r#"{"consumer": 7}"#, 400, "consumer"),
+    ("/v1/grants", r#"{"operations": "*"}"#, 400, "operations"),
+    (
+        "/v1/grants",
+        r#"{"operations": ["a", 1]}"#,
+        400,
+        "operations[1]",
+    ),
+    ("/v1/grants", r#"{"expires": "tomorrow"}"#, 400, "expires"),
+    ("/v1/grants", r#"{"expires": "2100-01-01"}"#, 400, "expires"),
+    (
+        "/v1/grants",
+        r#"{"expires": "9999-01-01T00:00:00Z"}"#,
+        400,
+        "expires",
+    ),
+    ("/v1/grants", r#"{"not_before": 5}"#, 400, "not_before"),
+    ("/v1/grants", r#"{"porpose": "x"}"#, 400, "porpose"),
+    ("/v1/grants", r#"{"consumer": "nobody"}"#, 422, "consumer"),
+    ("/v1/grants", r#"{"ticket": ""}"#, 422, "ticket"),
+    (
+        "/v1/grants/g-1/approve",
+        r#"{"comment": 1}"#,
+        400,
+        "comment",
+    ),
+    (
+        "/v1/grants/g-1/review",
+        r#"{"comment": "\u0007"}"#,
+        422,
+        "comment",
+    ),
+    ("/v1/grants/g-1/revoke", r#"{"force": true}"#, 400, "force"),
+    ("/v1/apis", r#"{"document": "x"}"#, 400, "file"),
+    (
+        "/v1/apis",
+        r#"{"document": "x", "file": "a.yaml", "access": "all"}"#,
+        400,
+        "access",
+    ),
+    (
+        "/v1/apis",
+        r#"{"document": "openapi: 2", "file": "a.yaml"}"#,
+        422,
+        "document",
+    ),
+    (
+        "/v1/apis/accounts/status",
+        r#"{"status": "published"}"#,
+        400,
+        "status",
+    ),
+    (
+        "/v1/workloads",
+        r#"{"spiffe_id": "x", "name": "a", "app": "a"}"#,
+        400,
+        "team",
+    ),
+    (
+        "/v1/workloads",
+        r#"{"spiffe_id": "x", "name": "a", "app": "a", "team": "a"}"#,
+        422,
+        "spiffe_id",
+    ),
+    (
+        "/v1/import",
+        r#"{"grants": [{"consumer": "portal"}]}"#,
+        400,
+        "grants[0].api",
+    ),
+    (
+        "/v1/import",
+        r#"{"apis": [{"document": "x", "file": ""}]}"#,
+        422,
+        "apis[0].file",
+    ),
+    ("/v1/import", r#"{"apis": 1}"#, 400, "apis"),
+];
+
 #[tokio::test]
 async fn every_wrong_body_is_a_problem_that_names_the_field() {
     let control = Running::start().await;
-    let with = |changes: Value| {
-        let mut body = asked();
-        for (name, value) in changes.as_object().unwrap() {
-            body[name] = value.clone();
+    for (path, body, status, field) in WRONG {
+        let mut sent: Value = serde_json::from_str(body).unwrap();
+        if *path == "/v1/grants" {
+            let mut good = asked();
+            good.as_object_mut()
+                .unwrap()
+                .append(sent.as_object_mut().unwrap());
+            sent = good;
         }
-        body
-    };
-    for (path, body, status, field) in [
-        ("/v1/grants", with(json!({"consumer": 7})), 400, "consumer"),
-        (
-            "/v1/grants",
-            with(json!({"operations": "*"})),
-            400,
-            "operations",
-        ),
-        (
-            "/v1/grants",
-            with(json!({"operations": ["a", 1]})),
-            400,
-            "operations[1]",
-        ),
-        (
-            "/v1/grants",
-            with(json!({"expires": "tomorrow"})),
-            400,
-            "expires",
-        ),
-        (
-            "/v1/grants",
-            with(json!({"expires": "2100-01-01"})),
-            400,
-            "expires",
-        ),
-        (
-            "/v1/grants",
-            with(json!({"expires": "9999-01-01T00:00:00Z"})),
-            400,
-            "expires",
-        ),
-        (
-            "/v1/grants",
-            with(json!({"not_before": 5})),
-            400,
-            "not_before",
-        ),
-        ("/v1/grants", with(json!({"porpose": "x"})), 400, "porpose"),
-        ("/v1/grants", json!({}), 400, "consumer"),
-        (
-            "/v1/grants",
-            with(json!({"consumer": "nobody"})),
-            422,
-            "consumer",
-        ),
-        (
-            "/v1/grants",
-            with(json!({"purpose": "x".repeat(3_000)})),
-            422,
-            "purpose",
-        ),
-        (
-            "/v1/grants/g-1/approve",
-            json!({"comment": 1}),
-            400,
-            "comment",
-        ),
-        (
-            "/v1/grants/g-1/review",
-            json!({"comment": "\u{7}"}),
-            422,
-            "comment",
-        ),
-        (
-            "/v1/grants/g-1/revoke",
-            json!({"force": true}),
-            400,
-            "force",
-        ),
-        ("/v1/apis", json!({"document": "x"}), 400, "file"),
-        (
-            "/v1/apis",
-            json!({"document": "x", "file": "a.yaml", "access": "all"}),
-            400,
-            "access",
-        ),
-        (
-            "/v1/apis",
-            json!({"document": "openapi: 2", "file": "a.yaml"}),
-            422,
-            "document",
-        ),
-        (
-            "/v1/apis/accounts/status",
-            json!({"status": "published"}),
-            400,
-            "status",
-        ),
-        (
-            "/v1/workloads",
-            json!({"spiffe_id": "x", "name": "a", "app": "a", "team": "a"}),
-            422,
-            "spiffe_id",
-        ),
-        (
-            "/v1/workloads",
-            json!({"spiffe_id": "x", "name": "a", "app": "a"}),
-            400,
-            "team",
-        ),
-        (
-            "/v1/import",
-            json!({"grants": [{"consumer": "portal"}]}),
-            400,
-            "grants[0].api",
-        ),
-        (
-            "/v1/import",
-            json!({"workloads": [{"spiffe_id": "x", "name": "a", "app": "a", "team": "a"}]}),
-            422,
-            "workloads[0].spiffe_id",
-        ),
-        ("/v1/import", json!({"apis": 1}), 400, "apis"),
-    ] {
-        let answer = control.post("root", path, body.clone()).await;
+        let answer = control.post("root", path, sent).await;
         assert_eq!(
-            answer.problem(status).1.as_deref(),
-            Some(field),
+            answer.problem(*status).1.as_deref(),
+            Some(*field),
             "{path} {body}"
         );
     }
+    let empty = control.post("root", "/v1/grants", json!({})).await;
+    assert_eq!(empty.problem(400).1.as_deref(), Some("consumer"));
     let refused = json!({"document": ACCOUNTS.replace("3.0.3", "2.0"), "file": "a.yaml"});
     let refused = control.post("root", "/v1/apis", refused).await;
     assert_eq!(refused.problem(422).0, "document_refused");

@@ -134,7 +134,7 @@ fn a_change_that_fails_half_way_leaves_nothing_behind() {
     seed(dir.path(), &bank());
     let mut store = Store::open(&dir.path().join("control")).unwrap();
     let estate = store.estate(clock::wall()).unwrap();
-    let grant = estate.grants["g-1"].clone();
+    let grant = std::sync::Arc::clone(&estate.grants["g-1"]);
     let mut event = store.events(None, 1).unwrap().unwrap().remove(0);
     event.event_id = "e-new".to_owned();
     let twice = Change {
