@@ -54,6 +54,8 @@ pub(crate) struct LiveTokens {
 struct Inner {
     file: JsonLines<Live>,
     by_api: BTreeMap<String, Vec<Live>>,
+    /// How many there were when those that are over were forgotten last.
+    kept: usize,
 }
 
 impl LiveTokens {
@@ -64,9 +66,12 @@ impl LiveTokens {
         for live in lines {
             by_api.entry(live.api.clone()).or_default().push(live);
         }
-        let mut inner = Inner { file, by_api };
-        inner.forget(now);
-        inner.file.renew(inner.by_api.values().flatten())?;
+        let mut inner = Inner {
+            file,
+            by_api,
+            kept: 0,
+        };
+        inner.forget(now)?;
         let inner = Mutex::new(inner);
         Ok(Self { inner })
     }
@@ -122,21 +127,21 @@ impl Inner {
         if self.by_api.get(&live.api).map_or(0, held) >= HELD_MAX {
             return Err(LiveError::TooMany);
         }
-        let count: usize = self.by_api.values().map(Vec::len).sum();
-        if self.file.is_due(count) {
-            self.forget(now);
-            self.file.renew(self.by_api.values().flatten())?;
+        if self.file.is_due(self.kept) {
+            self.forget(now)?;
         }
         self.file.append([&live], false)?;
         self.by_api.entry(live.api.clone()).or_default().push(live);
         Ok(())
     }
 
-    fn forget(&mut self, now: Time) {
+    fn forget(&mut self, now: Time) -> Result<(), LinesError> {
         for tokens in self.by_api.values_mut() {
             tokens.retain(|live| live.counts(now));
         }
         self.by_api.retain(|_, tokens| !tokens.is_empty());
+        self.kept = self.by_api.values().map(Vec::len).sum();
+        self.file.renew(self.by_api.values().flatten())
     }
 }
 
@@ -157,5 +162,42 @@ impl Live {
                 .filter(|grant| grant.expires.as_ns() >= expires_ns)
                 .any(|grant| grant.operations.contains(operation))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use counterfoil_entry::clock;
+
+    use super::*;
+
+    #[test]
+    fn neither_memory_nor_file_grow_with_tokens_that_are_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = clock::wall();
+        let now_s = now.as_ns() / 1_000_000_000;
+        let tokens = LiveTokens::open(dir.path(), now).unwrap();
+        for at in 0..10_000 {
+            let live = Live {
+                jti: format!("j-{at}"),
+                caller: SpiffeId::parse("spiffe://bank.test/workload/cart").unwrap(),
+                api: format!("api-{}", at % 100),
+                operations: vec!["list".to_owned()],
+                // One in a hundred is good still.
+                exp_s: now_s + if at % 100 == 7 { 3_600 } else { -60 },
+            };
+            let admitted = tokens.admit(now, || Ok::<_, LiveError>((live, ())));
+            admitted.unwrap();
+        }
+        let held: usize = tokens.lock().by_api.values().map(Vec::len).sum();
+        let lines = std::fs::read_to_string(dir.path().join(FILE))
+            .unwrap()
+            .lines()
+            .count();
+        assert!(held < 5_000 && lines < 5_000, "{held} {lines}");
+        drop(tokens);
+        let tokens = LiveTokens::open(dir.path(), now).unwrap();
+        let held: usize = tokens.lock().by_api.values().map(Vec::len).sum();
+        assert_eq!(held, 100);
     }
 }

@@ -4,6 +4,7 @@ mod shelf;
 mod versions;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +61,8 @@ pub(crate) struct Work {
 pub(crate) enum PublishError {
     #[error("cannot write to the books which bundles are published")]
     Append(#[from] AppendError),
+    #[error("cannot bring the books onto the disk")]
+    Sync(#[source] io::Error),
     #[error("cannot keep the numbers of bundles")]
     Lines(#[from] LinesError),
     #[error("cannot sign a bundle")]
@@ -95,6 +98,14 @@ struct Due {
     urgent: bool,
     event_id: Option<String>,
     author: Option<String>,
+}
+
+/// A bundle that is not on the shelf yet.
+#[derive(Debug)]
+struct Print {
+    sheet: Sheet,
+    /// What is to be written down before it may be served, when it was never served before.
+    new: Option<(Versions, BundleRow)>,
 }
 
 impl Publisher {
@@ -209,12 +220,12 @@ impl Publisher {
             };
             work.cut += 1;
             let print = self.print(&press.numbering, catalogue, workload, now)?;
-            let Some((sheet, changed)) = print else {
+            let Some(print) = print else {
                 continue;
             };
             work.signed += 1;
-            sheets.push(sheet);
-            if let Some((versions, row)) = changed {
+            sheets.push(print.sheet);
+            if let Some((versions, row)) = print.new {
                 work.changed += 1;
                 new.push(versions);
                 rows.push(row);
@@ -229,21 +240,24 @@ impl Publisher {
                     row.encode(header, out);
                 })?;
         }
-        press.numbering.keep(&new)?;
+        if !new.is_empty() {
+            // A number that survives a loss of power has its row: it would not be written again.
+            press.lane.sync().map_err(PublishError::Sync)?;
+            press.numbering.keep(&new)?;
+        }
         self.shelf.put(sheets, press.due.urgent);
         self.shelf.clear(&gone);
         Ok(())
     }
 
-    /// The bundle of one workload, with its numbers and row when they are new; nothing when it lies on
-    /// the shelf already.
+    /// The bundle of one workload; nothing when it lies on the shelf already.
     fn print(
         &self,
         numbering: &Numbering,
         catalogue: &Catalogue,
         workload: &WorkloadRule,
         now: Time,
-    ) -> Result<Option<(Sheet, Option<(Versions, BundleRow)>)>, PublishError> {
+    ) -> Result<Option<Print>, PublishError> {
         let audience = &workload.spiffe_id;
         let tokens = || TokenRules {
             issuer: token::issuer(audience.trust_domain()),
@@ -273,7 +287,7 @@ impl Publisher {
             etag: format!("\"{sha256}\"").into(),
         };
         if !is_new {
-            return Ok(Some((sheet, None)));
+            return Ok(Some(Print { sheet, new: None }));
         }
         let signed = serde_json::to_vec(&rights).map_err(|source| BundleError::Malformed {
             part: "rights",
@@ -290,7 +304,8 @@ impl Publisher {
             author: None,
             grants: u64::try_from(rights.grants.len()).unwrap_or(u64::MAX),
         };
-        Ok(Some((sheet, Some((versions, row)))))
+        let new = Some((versions, row));
+        Ok(Some(Print { sheet, new }))
     }
 }
 

@@ -42,6 +42,15 @@ impl Shelf {
         places.get(audience).map(watch::Sender::subscribe)
     }
 
+    /// How many requests wait for the next bundle of one workload.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, audience: &SpiffeId) -> usize {
+        let places = self.places.load();
+        places
+            .get(audience)
+            .map_or(0, watch::Sender::receiver_count)
+    }
+
     pub(super) fn holds(&self, audience: &SpiffeId) -> bool {
         self.places.load().contains_key(audience)
     }

@@ -81,9 +81,8 @@ impl Office {
     }
 
     fn served(&self, audience: &str) -> Served {
-        let place = self.publisher.shelf().find(&id(audience)).unwrap();
-        let served = place.borrow().clone();
-        served
+        let mut place = self.publisher.shelf().find(&id(audience)).unwrap();
+        place.borrow_and_update().clone()
     }
 
     fn bundle(&self, audience: &str) -> Bundle {

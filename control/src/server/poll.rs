@@ -40,7 +40,7 @@ async fn answer(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<Respo
     let place = place.ok_or_else(unknown)?;
     note_epoch(app, caller, &peer.spiffe_id, headers)?;
     let until = Instant::now() + wait(headers, peer, clock::wall());
-    let served = next(place, headers, until, &caller.closing).await?;
+    let served = next(place, headers, until, SPREAD, &caller.closing).await?;
     // The wait may have outlived the certificate.
     caller.peer()?;
     let etag = [(ETAG, served.etag.to_string())];
@@ -96,11 +96,12 @@ fn wait_s(preference: &str) -> Option<u64> {
 }
 
 /// The bundle that the caller does not have, or the one that it has when `until` comes first or
-/// control stops. Cancel safe.
+/// control stops. One that takes no right away comes within `spread`. Cancel safe.
 async fn next(
     mut place: watch::Receiver<Served>,
     headers: &HeaderMap,
     until: Instant,
+    spread: Duration,
     closing: &CancellationToken,
 ) -> Result<Served, Refused> {
     let held = place.borrow_and_update().clone();
@@ -112,8 +113,8 @@ async fn next(
         () = sleep_until(until) => return Ok(held),
         changed = place.changed() => changed.map_err(|_| unknown())?,
     }
-    let spread = SPREAD.mul_f64(rand::rng().random::<f64>());
-    let release = until.min(Instant::now() + spread);
+    let release = Instant::now() + spread.mul_f64(rand::rng().random::<f64>());
+    let release = until.min(release);
     loop {
         if place.borrow_and_update().urgent > held.change {
             break;
@@ -139,6 +140,63 @@ fn has_already(headers: &HeaderMap, etag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn served(etag: &str, change: u64, urgent: u64) -> Served {
+        Served {
+            body: etag.to_owned().into(),
+            etag: etag.into(),
+            change,
+            urgent,
+        }
+    }
+
+    /// What a caller that has `"a"` gets after `changes`, of which each comes when it waits.
+    async fn awaited(changes: Vec<Served>, wait: Duration) -> Served {
+        let place = watch::Sender::new(served("\"a\"", 4, 3));
+        let waiting = place.subscribe();
+        let next = tokio::spawn(async move {
+            let mut headers = HeaderMap::new();
+            headers.insert(IF_NONE_MATCH, http::HeaderValue::from_static("\"a\""));
+            let until = Instant::now() + wait;
+            let closing = CancellationToken::new();
+            next(waiting, &headers, until, HOUR, &closing)
+                .await
+                .unwrap()
+        });
+        for change in changes {
+            tokio::task::yield_now().await;
+            place.send_replace(change);
+        }
+        let next = tokio::time::timeout(Duration::from_secs(10), next).await;
+        next.expect("it is released").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_right_that_is_taken_away_is_not_spread_over_the_hour() {
+        let answer = awaited(vec![served("\"b\"", 5, 5)], HOUR).await;
+        assert_eq!(&*answer.etag, "\"b\"");
+        // Not even when another change came first, or hid it.
+        let later = vec![served("\"b\"", 5, 3), served("\"c\"", 6, 6)];
+        assert_eq!(&*awaited(later, HOUR).await.etag, "\"c\"");
+        let hidden = vec![served("\"c\"", 6, 5)];
+        assert_eq!(&*awaited(hidden, HOUR).await.etag, "\"c\"");
+    }
+
+    #[tokio::test]
+    async fn another_change_is_spread_and_comes_no_later_than_the_end_of_the_wait() {
+        let wait = Duration::from_secs(1);
+        let began = Instant::now();
+        let changes = vec![served("\"b\"", 5, 3), served("\"c\"", 6, 3)];
+        let answer = awaited(changes, wait).await;
+        assert_eq!(&*answer.etag, "\"c\"", "the newest one");
+        assert!(
+            began.elapsed() >= Duration::from_millis(100),
+            "within the hour"
+        );
+        assert!(began.elapsed() < Duration::from_secs(8));
+    }
 
     #[test]
     fn the_wait_is_read_as_rfc_7240_says() {
