@@ -94,8 +94,8 @@ impl Desk {
         body: Option<Value>,
     ) -> (StatusCode, Value) {
         let path = path_and_query.split('?').next().unwrap_or_default();
-        let is_allowed = method == Method::GET
-            || (method == Method::POST && ALLOWED.contains(&path));
+        let is_allowed =
+            method == Method::GET || (method == Method::POST && ALLOWED.contains(&path));
         if !is_allowed {
             let detail = "this needs a running control: ask it by its URL";
             return problem(StatusCode::FORBIDDEN, "offline", detail);
@@ -115,7 +115,9 @@ impl Desk {
         };
         let status = answer.status();
         let body = to_bytes(answer.into_body(), ANSWER_BYTES_MAX).await;
-        let body = body.ok().and_then(|body| serde_json::from_slice(&body).ok());
+        let body = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok());
         (status, body.unwrap_or(Value::Null))
     }
 }

@@ -9,8 +9,8 @@ mod routes;
 mod serve;
 
 pub(crate) use login::Login;
-pub use registry::PeopleError;
 pub(crate) use registry::People;
+pub use registry::PeopleError;
 pub(crate) use routes::{Door, inner};
 pub(crate) use serve::Listening;
 pub use serve::PeopleListenError;

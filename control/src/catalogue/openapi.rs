@@ -186,11 +186,10 @@ fn misplaced(error: &AllowError, places: &Places) -> Fault {
         AllowError::Twice { other, .. } => other,
         _ => "",
     };
-    let place = places.get(operation);
-    Fault::new(
-        place.map_or(&["paths".to_owned()], Vec::as_slice),
-        error.to_string(),
-    )
+    match places.get(operation) {
+        Some(place) => Fault::new(place, error.to_string()),
+        None => Fault::new(&["paths"], error.to_string()),
+    }
 }
 
 /// The version, which YAML reads as a number when nobody put it in quotes.
@@ -470,14 +469,15 @@ fn check_class<S: AsRef<str>>(class: &str, place: &[S]) -> Result<(), Fault> {
 
 fn check_scopes<S: AsRef<str>>(scopes: &[String], place: &[S]) -> Result<(), Fault> {
     let is_good = |scope: &String| {
-        !scope.trim().is_empty() && scope.len() <= SCOPE_BYTES_MAX && !scope.contains(char::is_control)
+        !scope.trim().is_empty()
+            && scope.len() <= SCOPE_BYTES_MAX
+            && !scope.contains(char::is_control)
     };
     if scopes.len() <= SCOPES_MAX && scopes.iter().all(is_good) {
         return Ok(());
     }
-    let reason = format!(
-        "scopes are up to {SCOPES_MAX} texts of up to {SCOPE_BYTES_MAX} bytes, none empty"
-    );
+    let reason =
+        format!("scopes are up to {SCOPES_MAX} texts of up to {SCOPE_BYTES_MAX} bytes, none empty");
     Err(Fault::new(place, reason))
 }
 

@@ -173,7 +173,7 @@ fn record(
             let detail = format!("the document says {}", said.as_str());
             return Err(Refusal::value("access", detail));
         }
-        (said, asked) => said.or(asked).or(old.map(|old| old.access)),
+        (said, asked) => said.or(asked).or_else(|| old.map(|old| old.access)),
     };
     Ok(ApiRecord {
         server: server(estate, given, &document, old, file)?,
@@ -213,12 +213,13 @@ fn server(
             })
         })?),
     };
-    let asked = match given.server.as_deref() {
-        None => None,
-        Some(name) => Some(estate.workload(name.trim()).ok_or_else(|| {
-            Refusal::value("server", format!("{} is no workload", shown(name)))
-        })?),
-    };
+    let asked =
+        match given.server.as_deref() {
+            None => None,
+            Some(name) => Some(estate.workload(name.trim()).ok_or_else(|| {
+                Refusal::value("server", format!("{} is no workload", shown(name)))
+            })?),
+        };
     match (said, asked) {
         (Some(said), Some(asked)) if said != asked => {
             let detail = format!("the document says {}", said.name);
@@ -268,16 +269,9 @@ fn check_member(team: &str, actor: &Actor, attempt: &Attempt) -> Result<(), Refu
 }
 
 /// An operation that somebody holds a grant on does not go away under it.
-fn check_grants(
-    estate: &Estate,
-    api: &str,
-    removed: &[String],
-    now: Time,
-) -> Result<(), Refusal> {
+fn check_grants(estate: &Estate, api: &str, removed: &[String], now: Time) -> Result<(), Refusal> {
     let in_force = estate.grants.values().filter(|grant| {
-        grant.api == api
-            && grant.holds(now)
-            && grant.operations.iter().any(|o| removed.contains(o))
+        grant.api == api && grant.holds(now) && grant.operations.iter().any(|o| removed.contains(o))
     });
     let grants: Vec<String> = in_force.map(|grant| grant.grant_id.clone()).collect();
     if grants.is_empty() {
@@ -356,7 +350,9 @@ impl News {
             let keys = from.keys().filter(|name| !without.contains_key(*name));
             keys.cloned().collect::<Vec<String>>()
         };
-        let changed = new.iter().filter(|(name, o)| old.get(*name).is_some_and(|was| was != *o));
+        let changed = new
+            .iter()
+            .filter(|(name, o)| old.get(*name).is_some_and(|was| was != *o));
         Self {
             added: keys(&new, &old),
             removed: keys(&old, &new),

@@ -12,15 +12,13 @@ use counterfoil_spool::Lane;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::apis::{self, ApiImported};
 use super::attempt::{Actor, Attempt};
 use super::estate::{Change, Estate};
 use super::grants::{self, Step};
 use super::records::{ApiRecord, EventRecord, GrantRecord};
 use super::refusal::Refusal;
-use super::requests::{
-    ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest,
-};
-use super::apis::{self, ApiImported};
+use super::requests::{ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest};
 use super::workloads::{self, WorkloadRegistered};
 use super::{Governance, GovernanceError};
 use crate::published::{Cause, Publisher};
@@ -135,7 +133,10 @@ impl Desk {
     /// Lets grants run out, and brings books and bundles up to what is recorded. Blocks on the disk.
     pub(crate) fn tend(&self) -> Result<(), GovernanceError> {
         let now = clock::wall();
-        self.change(|estate| Ok((grants::expire(estate, &self.own, now), ())), now)
+        self.change(
+            |estate| Ok((grants::expire(estate, &self.own, now), ())),
+            now,
+        )
     }
 
     pub(crate) fn import_api(
@@ -157,7 +158,10 @@ impl Desk {
         actor: &Actor,
     ) -> Result<ApiRecord, GovernanceError> {
         let now = clock::wall();
-        self.change(|estate| apis::set_status(estate, name, asked, actor, now), now)
+        self.change(
+            |estate| apis::set_status(estate, name, asked, actor, now),
+            now,
+        )
     }
 
     pub(crate) fn register_workload(
@@ -257,7 +261,10 @@ impl Desk {
         self.note(&seat);
         drop(seat);
         if let Err(error) = &settled {
-            error!(error, "what is recorded takes effect when the books can be written");
+            error!(
+                error,
+                "what is recorded takes effect when the books can be written"
+            );
         }
         match (result, settled) {
             (Err(refusal), _) => Err(refusal.into()),
@@ -274,12 +281,15 @@ impl Desk {
         self.behind.store(true, Ordering::Relaxed);
         drain(&mut seat.governance.store, books)?;
         self.behind.store(false, Ordering::Relaxed);
-        let Some(cause) = seat.unpublished.take() else {
-            return Ok(());
+        let published = match seat.unpublished.take() {
+            // What the publisher cannot do now it does later by itself.
+            Some(cause) => {
+                let catalogue = Arc::clone(&seat.governance.estate.catalogue);
+                books.publisher.publish(catalogue, &cause)
+            }
+            None if books.publisher.is_behind() => books.publisher.catch_up(),
+            None => return Ok(()),
         };
-        // What the publisher cannot do now it does later by itself.
-        let catalogue = Arc::clone(&seat.governance.estate.catalogue);
-        let published = books.publisher.publish(catalogue, &cause);
         published.map(drop).map_err(|e| e.to_string())
     }
 

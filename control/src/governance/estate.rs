@@ -66,10 +66,7 @@ impl Estate {
         let by_name = self.names.get(&named.to_lowercase());
         match by_name {
             Some(id) => self.catalogue.workloads.get(id),
-            None => self
-                .catalogue
-                .workloads
-                .get(&SpiffeId::parse(named).ok()?),
+            None => self.catalogue.workloads.get(&SpiffeId::parse(named).ok()?),
         }
     }
 

@@ -7,9 +7,7 @@ use counterfoil_entry::{Hash, Time};
 use counterfoil_trust::SpiffeId;
 use counterfoil_trust::allow::{AllowList, Asked, Reason, Verdict};
 use counterfoil_trust::bundle::{Access, Rights, TokenRules};
-use counterfoil_trust::token::{
-    self, Authorization, Claims, Subject, TokenCache, TokenSigner,
-};
+use counterfoil_trust::token::{self, Authorization, Claims, Subject, TokenCache, TokenSigner};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -178,7 +176,11 @@ impl<'a> Question<'a> {
             [] => Ok(None),
             [(one, _)] => Ok(Some(Callee::Workload(one))),
             several => {
-                let names: Vec<_> = several.iter().take(10).map(|(w, _)| w.name.as_str()).collect();
+                let names: Vec<_> = several
+                    .iter()
+                    .take(10)
+                    .map(|(w, _)| w.name.as_str())
+                    .collect();
                 let detail = format!(
                     "{} workloads answer this call, name one: {}",
                     several.len(),
@@ -318,7 +320,9 @@ impl<'a> Question<'a> {
                     format!("{name} declares {path} with other methods only: {methods}")
                 }
                 Reason::PathAmbiguous => {
-                    format!("{path} could be read in more than one way, and is refused before any grant is looked at")
+                    format!(
+                        "{path} could be read in more than one way, and is refused before any grant is looked at"
+                    )
                 }
                 _ => format!("no operation of {name} has the path {path}"),
             });
@@ -405,7 +409,12 @@ impl<'a> Question<'a> {
     }
 
     fn what(&self, grant: &GrantRecord) -> String {
-        let shown_operations: Vec<_> = grant.operations.iter().take(3).map(String::as_str).collect();
+        let shown_operations: Vec<_> = grant
+            .operations
+            .iter()
+            .take(3)
+            .map(String::as_str)
+            .collect();
         let more = grant.operations.len().saturating_sub(3);
         let more = if more > 0 {
             format!(" and {more} more")
@@ -446,7 +455,10 @@ impl<'a> Question<'a> {
         };
         let gap = match rank {
             1 => format!("the operation {operation} is not in it"),
-            2 => format!("it is for another caller than {}", self.name_of(self.caller)),
+            2 => format!(
+                "it is for another caller than {}",
+                self.name_of(self.caller)
+            ),
             _ => String::new(),
         };
         match (gap.is_empty(), state.is_empty()) {

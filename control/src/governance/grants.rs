@@ -67,7 +67,9 @@ pub(crate) fn request(
     let mut change = Change::default();
     grant.event_id = attempt.event_id();
     let after = object_sha256(&grant);
-    change.events.push(attempt.done(grant.revision, None, Some(after)));
+    change
+        .events
+        .push(attempt.done(grant.revision, None, Some(after)));
     change.grants.push(Arc::new(grant.clone()));
     Ok((change, grant))
 }
@@ -127,7 +129,9 @@ pub(crate) fn import(
     grant.event_id = attempt.event_id();
     let mut change = Change::default();
     let after = object_sha256(&grant);
-    change.events.push(attempt.done(grant.revision, None, Some(after)));
+    change
+        .events
+        .push(attempt.done(grant.revision, None, Some(after)));
     change.grants.push(Arc::new(grant));
     Ok(change)
 }
@@ -259,15 +263,24 @@ fn check_person(
     actor: &Actor,
     attempt: &Attempt,
 ) -> Result<(), Refusal> {
-    let owner = estate.apis.get(&grant.api).map(|api| api.owner_team.as_str());
+    let owner = estate
+        .apis
+        .get(&grant.api)
+        .map(|api| api.owner_team.as_str());
     let owns = owner.is_some_and(|team| actor.is_of(team));
     let asked = is_same_person(&grant.requested_by, &actor.name);
-    let gives_up = matches!(step, Step::Revoke | Step::ProposeRevocation | Step::WithdrawProposal);
+    let gives_up = matches!(
+        step,
+        Step::Revoke | Step::ProposeRevocation | Step::WithdrawProposal
+    );
     if gives_up && (owns || asked || actor.admin) {
         return Ok(());
     }
     if asked && !gives_up && step != Step::Reject {
-        let detail = format!("{} asked for this grant; another person must decide", actor.name);
+        let detail = format!(
+            "{} asked for this grant; another person must decide",
+            actor.name
+        );
         return Err(attempt.refused("four_eyes", detail));
     }
     // Who takes back what he asked for decides nothing.
@@ -275,23 +288,25 @@ fn check_person(
         return Ok(());
     }
     let team = owner.unwrap_or("nobody");
-    let detail = format!("the API {} is owned by {team}, of which {} is none", grant.api, actor.name);
+    let detail = format!(
+        "the API {} is owned by {team}, of which {} is none",
+        grant.api, actor.name
+    );
     Err(attempt.refused("not_owner", detail))
 }
 
-fn check_state(
-    estate: &Estate,
-    grant: &GrantRecord,
-    step: Step,
-    now: Time,
-) -> Result<(), Refusal> {
+fn check_state(estate: &Estate, grant: &GrantRecord, step: Step, now: Time) -> Result<(), Refusal> {
     let wanted = match step {
         Step::Approve | Step::Reject => State::Requested,
         _ => State::Approved,
     };
     let state = grant.state.as_str();
     if grant.state != wanted {
-        let detail = format!("grant {} is {state}, not {}", grant.grant_id, wanted.as_str());
+        let detail = format!(
+            "grant {} is {state}, not {}",
+            grant.grant_id,
+            wanted.as_str()
+        );
         return Err(Refusal::conflict("grant_state", detail));
     }
     let proposed = grant.revocation_proposed_by.as_deref();
@@ -310,17 +325,25 @@ fn check_state(
         return Ok(());
     }
     if grant.expires <= now {
-        let detail = format!("grant {} was asked for until {}", grant.grant_id, grant.expires);
+        let detail = format!(
+            "grant {} was asked for until {}",
+            grant.grant_id, grant.expires
+        );
         return Err(Refusal::conflict("grant_expired", detail));
     }
     let api = estate.apis.get(&grant.api);
     let api = api.filter(|api| api.status != ApiStatus::Retired);
     let gone = grant.operations.iter();
-    let gone = gone.into_iter().find(|o| !api.is_some_and(|api| api.has(o)));
+    let gone = gone
+        .into_iter()
+        .find(|o| !api.is_some_and(|api| api.has(o)));
     match gone {
         None => Ok(()),
         Some(operation) => {
-            let detail = format!("the API {} has no operation {operation} any more", grant.api);
+            let detail = format!(
+                "the API {} has no operation {operation} any more",
+                grant.api
+            );
             Err(Refusal::conflict("operation_gone", detail))
         }
     }

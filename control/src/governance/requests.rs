@@ -91,7 +91,10 @@ pub(crate) struct ApiImport {
 /// What callers of an API have to show.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the served OpenAPI document describes the foreign type by it")]
+#[expect(
+    dead_code,
+    reason = "the served OpenAPI document describes the foreign type by it"
+)]
 pub(crate) enum AccessWord {
     Bundle,
     Token,

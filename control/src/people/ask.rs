@@ -86,7 +86,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         };
         refuse(field, detail)
     })?;
-    json.end().map_err(|error| refuse(None, error.to_string()))?;
+    json.end()
+        .map_err(|error| refuse(None, error.to_string()))?;
     Ok(value)
 }
 

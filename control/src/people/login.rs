@@ -63,7 +63,11 @@ impl Login {
     ) -> Result<Actor, Problem> {
         let Some((name, password)) = credentials(headers) else {
             let detail = "log in with name and password (Basic)";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "login_needed", detail));
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "login_needed",
+                detail,
+            ));
         };
         let hash = self.hash(&name, &password);
         if !self.remembers(&hash) {
@@ -105,7 +109,10 @@ impl Login {
     }
 
     fn remembers(&self, hash: &Hash) -> bool {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = clock::mono_ns();
         remembered
             .get(hash)
@@ -113,7 +120,10 @@ impl Login {
     }
 
     fn remember(&self, hash: Hash) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = clock::mono_ns();
         if remembered.len() >= REMEMBERED_MAX {
             remembered.retain(|_, at| now.saturating_sub(*at) < REMEMBERED_NS);

@@ -150,9 +150,8 @@ mod tests {
     #[test]
     fn a_file_with_one_bad_person_is_refused_and_shows_no_verifier() {
         let verifier = Verifier::of_password("x");
-        let good = format!(
-            "[[person]]\nname = \"ann\"\nverifier = \"{verifier}\"\nteams = [\"core\"]\n"
-        );
+        let good =
+            format!("[[person]]\nname = \"ann\"\nverifier = \"{verifier}\"\nteams = [\"core\"]\n");
         let people = People::parse(&good).unwrap();
         assert!(people.fits("ann", "x") && !people.fits("ann", "y") && !people.fits("bob", "x"));
         assert!(!people.find("ann").unwrap().admin);

@@ -17,7 +17,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Problem, Refused};
+use super::answer::{Details, Problem, Refused};
 use super::ask::{self, Asked, Body, Named};
 use super::login::{Login, log_in};
 use crate::governance::apis::{self, ApiImported, ImportOutcome};
@@ -28,7 +28,7 @@ use crate::governance::records::{
     ApiDetail, ApiRecord, EventRecord, GrantRecord, State as GrantState, WorkloadView,
 };
 use crate::governance::requests::{
-    ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest,
+    AccessWord, ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest,
 };
 use crate::governance::workloads::WorkloadRegistered;
 use crate::governance::{Actor, GovernanceError};
@@ -87,6 +87,7 @@ type Shared = State<Arc<Door>>;
         description = "Catalogue, grants and explanations. Every change is an entry in the books.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
+    components(schemas(Details, AccessWord, GrantState)),
     modifiers(&Basic),
     security(("basic" = [])),
 )]
@@ -230,7 +231,9 @@ async fn import_api(
     Extension(actor): Extension<Actor>,
     Body(given): Body<ApiImport>,
 ) -> Result<Response, Problem> {
-    let imported = door.job(move |desk| desk.import_api(&given, &actor)).await?;
+    let imported = door
+        .job(move |desk| desk.import_api(&given, &actor))
+        .await?;
     let status = match imported.outcome {
         ImportOutcome::Unchanged => StatusCode::OK,
         ImportOutcome::Created | ImportOutcome::Revised => StatusCode::CREATED,
@@ -302,7 +305,11 @@ async fn import_estate(
     // So much is read of nobody else.
     if !actor.admin {
         door.job(move |desk| desk.refuse_import(&actor)).await?;
-        return Err(Problem::new(StatusCode::FORBIDDEN, "not_admin", "for administrators only"));
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "not_admin",
+            "for administrators only",
+        ));
     }
     let given: EstateImport = ask::read(request, ESTATE_BYTES_MAX).await?;
     let imported = door.job(move |desk| desk.import_estate(&given, &actor));
@@ -358,10 +365,7 @@ async fn request_grant(
     get, path = "/v1/grants/{id}", tag = "grants", params(("id" = String, Path, description = "Its id.")),
     responses((status = 200, body = GrantRecord), Refused)
 )]
-async fn show_grant(
-    State(door): Shared,
-    Named(id): Named,
-) -> Result<Json<GrantRecord>, Problem> {
+async fn show_grant(State(door): Shared, Named(id): Named) -> Result<Json<GrantRecord>, Problem> {
     let estate = door.desk.estate();
     Ok(Json(GrantRecord::clone(grants::find(&estate, &id)?)))
 }
@@ -428,7 +432,8 @@ async fn explain_call(State(door): Shared, mut asked: Asked) -> Result<Json<Expl
     asked.end()?;
     let explained = door.job(move |desk| {
         let (estate, class) = (desk.estate(), desk.default_class());
-        let explained = explain::explain(&estate, class, &caller, &call, to.as_deref(), clock::wall());
+        let explained =
+            explain::explain(&estate, class, &caller, &call, to.as_deref(), clock::wall());
         Ok(explained?)
     });
     explained.await.map(Json)

@@ -66,7 +66,9 @@ impl Listening {
         tls: Option<(&Path, &Path)>,
         login: Login,
     ) -> Result<Self, PeopleListenError> {
-        let tls = tls.map(|(chain, key)| server_config(chain, key)).transpose()?;
+        let tls = tls
+            .map(|(chain, key)| server_config(chain, key))
+            .transpose()?;
         let listen = |source| PeopleListenError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         Ok(Self {
@@ -83,7 +85,12 @@ impl Listening {
     }
 
     /// Serves until `shutdown` is cancelled; connections are spawned on `tasks`.
-    pub(crate) async fn serve(self, door: Arc<Door>, tasks: TaskTracker, shutdown: CancellationToken) {
+    pub(crate) async fn serve(
+        self,
+        door: Arc<Door>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) {
         info!(address = %self.address, tls = self.tls.is_some(), "the door for people is open");
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {

@@ -41,14 +41,16 @@ impl Owed {
         let mut first = None;
         for row in &self.rows {
             let seq = match row {
-                Row::Event(row) => {
-                    lane.append(TableId::GovernanceEvents, &class, |h, out| row.encode(h, out))
-                }
+                Row::Event(row) => lane.append(TableId::GovernanceEvents, &class, |h, out| {
+                    row.encode(h, out)
+                }),
                 Row::Api(row) => lane.append(TableId::Apis, &class, |h, out| row.encode(h, out)),
                 Row::Operation(row) => {
                     lane.append(TableId::Operations, &class, |h, out| row.encode(h, out))
                 }
-                Row::Grant(row) => lane.append(TableId::Grants, &class, |h, out| row.encode(h, out)),
+                Row::Grant(row) => {
+                    lane.append(TableId::Grants, &class, |h, out| row.encode(h, out))
+                }
             }?;
             first.get_or_insert(seq);
         }
@@ -86,8 +88,7 @@ pub(super) fn owed(from: &Connection, limit: u32) -> Result<Vec<Owed>, StoreErro
 }
 
 pub(super) fn mark(to: &Transaction<'_>, written: &[Written]) -> Result<(), StoreError> {
-    let mut statement =
-        to.prepare("UPDATE outbox SET epoch = ?2, seq = ?3 WHERE number = ?1")?;
+    let mut statement = to.prepare("UPDATE outbox SET epoch = ?2, seq = ?3 WHERE number = ?1")?;
     for one in written {
         statement.execute(params![one.number, integer(one.epoch), integer(one.seq)])?;
     }

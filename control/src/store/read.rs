@@ -13,7 +13,8 @@ use crate::catalogue::WorkloadRule;
 use crate::governance::estate::Estate;
 use crate::governance::records::{ApiRecord, ApiStatus, EventRecord, GrantRecord, State};
 
-const APIS: &str = "SELECT api, revision, api_version, status, owner_team, server, access, protocol,
+const APIS: &str =
+    "SELECT api, revision, api_version, status, owner_team, server, access, protocol,
     openapi, document_sha256, scopes, retention_class, recorded_at, event_id FROM apis";
 const OPERATIONS: &str = "SELECT api, operation, method, route, scopes, retention_class, open
     FROM operations";
@@ -52,7 +53,8 @@ pub(super) fn estate(from: &Connection, now: Time) -> Result<Estate, StoreError>
         let operations = operations.remove(&name).unwrap_or_default();
         estate.put_api(&Arc::new(api(row, operations)?), now);
     }
-    let newest = "g WHERE revision = (SELECT max(revision) FROM grants WHERE grant_id = g.grant_id)";
+    let newest =
+        "g WHERE revision = (SELECT max(revision) FROM grants WHERE grant_id = g.grant_id)";
     let mut statement = from.prepare(&format!("{GRANTS} {newest}"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -79,8 +81,7 @@ pub(super) fn api_revision(
     revision: i64,
 ) -> Result<ApiRecord, StoreError> {
     let of_one = "WHERE api = ?1 AND revision = ?2";
-    let mut statement =
-        from.prepare(&format!("{OPERATIONS} {of_one} ORDER BY position"))?;
+    let mut statement = from.prepare(&format!("{OPERATIONS} {of_one} ORDER BY position"))?;
     let mut rows = statement.query(params![name, revision])?;
     let mut operations = Vec::new();
     while let Some(row) = rows.next()? {
@@ -119,9 +120,11 @@ pub(super) fn events(
     let number: i64 = match after {
         None => 0,
         Some(event_id) => {
-            let mut statement =
-                from.prepare("SELECT number FROM events WHERE event_id = ?1")?;
-            match statement.query_row([event_id], |row| row.get(0)).optional()? {
+            let mut statement = from.prepare("SELECT number FROM events WHERE event_id = ?1")?;
+            match statement
+                .query_row([event_id], |row| row.get(0))
+                .optional()?
+            {
                 None => return Ok(None),
                 Some(number) => number,
             }

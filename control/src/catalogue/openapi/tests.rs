@@ -93,7 +93,10 @@ components:
     assert_eq!(names(&document), ["a"]);
     assert_eq!(document.rights.api_version, "2021-09-24");
     let with_bom = format!("\u{feff}{}", ACCOUNTS.replace('\n', "\r\n"));
-    assert_eq!(names(&parse("b.yaml", &with_bom, "ops_90d").unwrap()).len(), 4);
+    assert_eq!(
+        names(&parse("b.yaml", &with_bom, "ops_90d").unwrap()).len(),
+        4
+    );
 }
 
 #[test]
@@ -127,22 +130,53 @@ components:
     let document = parse("refs.yaml", &unnamed, "ops_90d").unwrap();
     assert_eq!(
         names(&document),
-        ["DELETE /a/{id}", "GET /a/{id}", "DELETE /b/{id}", "GET /b/{id}"]
+        [
+            "DELETE /a/{id}",
+            "GET /a/{id}",
+            "DELETE /b/{id}",
+            "GET /b/{id}"
+        ]
     );
 }
 
 #[test]
 fn a_reference_that_goes_round_or_nowhere_refuses_the_document_with_its_line() {
     let document = |paths: &str, rest: &str| {
-        format!("openapi: 3.1.0\ninfo: {{title: r, version: '1'}}\npaths:\n{paths}\ncomponents:\n{rest}\n")
+        format!(
+            "openapi: 3.1.0\ninfo: {{title: r, version: '1'}}\npaths:\n{paths}\ncomponents:\n{rest}\n"
+        )
     };
     for (paths, rest, expected) in [
-        ("  /a: {$ref: '#/paths/~1b'}\n  /b: {$ref: '#/paths/~1a'}", "  {}", "leads back to itself"),
-        ("  /a: {$ref: '#/paths/~1a'}", "  {}", "r.yaml:4: paths./a: the $ref #/paths/~1a leads back"),
-        ("  /a: {$ref: '#/no'}", "  {}", "r.yaml:4: paths./a: the $ref #/no leads nowhere"),
-        ("  /a: {$ref: 'b.yaml'}", "  {}", "r.yaml:4: paths./a: the $ref b.yaml leads outside"),
-        ("  /a: {$ref: 7}", "  {}", "r.yaml:4: paths./a: a $ref is a text"),
-        ("  /a: {$ref: '#/openapi'}", "  {}", "r.yaml:1: openapi: it is no object"),
+        (
+            "  /a: {$ref: '#/paths/~1b'}\n  /b: {$ref: '#/paths/~1a'}",
+            "  {}",
+            "leads back to itself",
+        ),
+        (
+            "  /a: {$ref: '#/paths/~1a'}",
+            "  {}",
+            "r.yaml:4: paths./a: the $ref #/paths/~1a leads back",
+        ),
+        (
+            "  /a: {$ref: '#/no'}",
+            "  {}",
+            "r.yaml:4: paths./a: the $ref #/no leads nowhere",
+        ),
+        (
+            "  /a: {$ref: 'b.yaml'}",
+            "  {}",
+            "r.yaml:4: paths./a: the $ref b.yaml leads outside",
+        ),
+        (
+            "  /a: {$ref: 7}",
+            "  {}",
+            "r.yaml:4: paths./a: a $ref is a text",
+        ),
+        (
+            "  /a: {$ref: '#/openapi'}",
+            "  {}",
+            "r.yaml:1: openapi: it is no object",
+        ),
         (
             "  /a:\n    get: {}\n    $ref: '#/paths/~1b'\n  /b:\n    get: {operationId: b}",
             "  {}",
@@ -165,41 +199,103 @@ fn a_reference_that_goes_round_or_nowhere_refuses_the_document_with_its_line() {
         ),
     ] {
         let error = parse("r.yaml", &document(paths, rest), "ops_90d").unwrap_err();
-        assert!(error.to_string().contains(expected), "{paths}{rest}: {error}");
+        assert!(
+            error.to_string().contains(expected),
+            "{paths}{rest}: {error}"
+        );
     }
 }
 
+/// What is replaced in the small bank's document, by what, and what is said then.
+const BAD: &[(&str, &str, &str)] = &[
+    ("3.0.3", "2.0.0", ":1: openapi: 2.0.0"),
+    ("3.0.3", "3.2.0", ":1: openapi: 3.2.0 is not supported"),
+    ("title: accounts", "title: \"\"", ":3: info.title: "),
+    ("title: accounts", "title: [a]", ":3: info.title: "),
+    (
+        "class: sox_7y",
+        "class: long",
+        ":8: x-counterfoil.class: long",
+    ),
+    (
+        "service: ledger",
+        "servce: ledger",
+        ":5: x-counterfoil: unknown field",
+    ),
+    (
+        "owner_team: core",
+        "access: all",
+        ":5: x-counterfoil: unknown variant",
+    ),
+    (
+        "scopes: [sox]",
+        "scopes: ['']",
+        ":9: x-counterfoil.scopes: scopes are",
+    ),
+    (
+        "  /accounts:\n",
+        "  accounts:\n",
+        ":11: paths.accounts: a path begins with /",
+    ),
+    (
+        "/accounts/{id}:",
+        "/accounts/{id}.json:",
+        "the path parameter id|the path has no parameter id",
+    ),
+    (
+        "/accounts/{id}:",
+        "/accounts/../{id}:",
+        ":19: paths./accounts/../{id}.get: the route",
+    ),
+    ("/health:", "/accounts/{other}:", "other is not declared"),
+    (
+        "    delete:",
+        "    delet:",
+        ":22: paths./accounts/{id}.delet: it is neither a method",
+    ),
+    (
+        "    delete:",
+        "    x-counterfoil: {open: true}\n    delete:",
+        ":22: paths./accounts/{id}.x-counterfoil: it belongs",
+    ),
+    (
+        "operationId: closeAccount",
+        "operationId: 7",
+        "delete.operationId: an operationId",
+    ),
+    (
+        "operationId: closeAccount",
+        "operationId: listAccounts",
+        "named listAccounts too",
+    ),
+    (
+        "{class: pci_1y, ",
+        "{clas: pci_1y, ",
+        "unknown field `clas`",
+    ),
+    (
+        "#/components/parameters/id",
+        "#/components/parameters/no",
+        ":18: paths./accounts/{id}.parameters.0: the $ref",
+    ),
+    (
+        "name: id, in: path",
+        "name: other, in: path",
+        "path parameter id is not declared",
+    ),
+    (
+        "operationId: listAccounts\n      responses:\n        \"200\": {description: all of them}",
+        "operationId: listAccounts",
+        ":12: paths./accounts.get: it has no responses",
+    ),
+    ("/health:", "/accounts:", "accounts.yaml:27"),
+    ("paths:", "paths:\n  /accounts: {}", "accounts.yaml:"),
+    ("info:", "info: [", "accounts.yaml:"),
+];
+
 #[test]
 fn a_bad_operation_refuses_the_whole_document_and_says_where() {
-    for (from, to, place) in [
-        ("3.0.3", "2.0.0", ":1: openapi: 2.0.0"),
-        ("3.0.3", "3.2.0", ":1: openapi: 3.2.0 is not supported"),
-        ("title: accounts", "title: \"\"", ":3: info.title: "),
-        ("title: accounts", "title: [a]", ":3: info.title: "),
-        ("class: sox_7y", "class: long", ":8: x-counterfoil.class: long"),
-        ("service: ledger", "servce: ledger", ":5: x-counterfoil: unknown field"),
-        ("owner_team: core", "access: all", ":5: x-counterfoil: unknown variant"),
-        ("scopes: [sox]", "scopes: ['']", ":9: x-counterfoil.scopes: scopes are"),
-        ("  /accounts:\n", "  accounts:\n", ":11: paths.accounts: a path begins with /"),
-        ("/accounts/{id}:", "/accounts/{id}.json:", "the path parameter id|the path has no parameter id"),
-        ("/accounts/{id}:", "/accounts/../{id}:", ":16: paths./accounts/../{id}.get: the route"),
-        ("/health:", "/accounts/{other}:", "other is not declared"),
-        ("    delete:", "    delet:", ":22: paths./accounts/{id}.delet: it is neither a method"),
-        ("    delete:", "    x-counterfoil: {open: true}\n    delete:", ":22: paths./accounts/{id}.x-counterfoil: it belongs"),
-        ("operationId: closeAccount", "operationId: 7", "delete.operationId: an operationId"),
-        ("operationId: closeAccount", "operationId: listAccounts", "named listAccounts too"),
-        ("{class: pci_1y, ", "{clas: pci_1y, ", "unknown field `clas`"),
-        ("#/components/parameters/id", "#/components/parameters/no", ":18: paths./accounts/{id}.parameters.0: the $ref"),
-        ("name: id, in: path", "name: other, in: path", "path parameter id is not declared"),
-        (
-            "operationId: listAccounts\n      responses:\n        \"200\": {description: all of them}",
-            "operationId: listAccounts",
-            ":12: paths./accounts.get: it has no responses",
-        ),
-        ("/health:", "/accounts:", "accounts.yaml:28"),
-        ("paths:", "paths:\n  /accounts: {}", "accounts.yaml:"),
-        ("info:", "info: [", "accounts.yaml:"),
-    ] {
+    for (from, to, place) in BAD {
         let error = changed(from, to).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("accounts.yaml"), "{to}: {text}");
@@ -217,8 +313,14 @@ fn broken_json_is_refused_with_its_line_and_a_key_stands_there_once() {
         ("{\n \"openapi\": \"3.1.0\",\n}", "a.json:3: "),
         ("", "a.json"),
         ("[]", "a.json:1: openapi"),
-        ("{\"openapi\": \"3.1.0\", \"info\": {\"title\": \"t\"}}", "a.json:1: info.version"),
-        ("{\n\"paths\": {},\n\"paths\": {}}", "a.json:3: the key paths stands there twice"),
+        (
+            "{\"openapi\": \"3.1.0\", \"info\": {\"title\": \"t\"}}",
+            "a.json:1: info.version",
+        ),
+        (
+            "{\n\"paths\": {},\n\"paths\": {}}",
+            "a.json:3: the key paths stands there twice",
+        ),
     ] {
         let error = parse("a.json", text, "ops_90d").unwrap_err().to_string();
         assert!(error.starts_with(expected), "{text}: {error}");
@@ -235,12 +337,18 @@ fn a_document_that_unfolds_without_end_is_refused() {
         let aliases = vec![format!("*a{last}"); 10].join(", ");
         bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
     }
-    let error = parse("bomb.yaml", &bomb, "ops_90d").unwrap_err().to_string();
+    let error = parse("bomb.yaml", &bomb, "ops_90d")
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("bomb.yaml:"), "{error}");
     let round = "openapi: 3.0.0\na: &a\n  b: *a\n";
     assert!(parse("round.yaml", round, "ops_90d").is_err());
     for (open, close) in [("[", "]"), ("{a: ", "}")] {
-        let deep = format!("openapi: 3.0.0\nx: {}{}\n", open.repeat(5_000), close.repeat(5_000));
+        let deep = format!(
+            "openapi: 3.0.0\nx: {}{}\n",
+            open.repeat(5_000),
+            close.repeat(5_000)
+        );
         assert!(parse("deep.yaml", &deep, "ops_90d").is_err());
     }
     let mut block = String::from("openapi: 3.0.0\n");
