@@ -8,9 +8,12 @@ use counterfoil_trust::Refusal;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::RequestBody;
 use crate::failure::Failure;
+use crate::transport::HANDSHAKE_TIMEOUT;
 
 /// Longest wait for a TCP connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +53,9 @@ pub(crate) struct Secured {
     /// When a new connection is to take the place of this one, in case the other side has a new
     /// certificate by then.
     pub(crate) renew_at: Time,
+    /// Cancelled when the other side has said something, or the connection has ended. In TLS 1.3 a
+    /// client's handshake is over before the other side has looked at its certificate.
+    pub(crate) settled: CancellationToken,
 }
 
 impl Secured {
@@ -84,10 +90,13 @@ impl Link {
             .await
             .map_err(|error| Failure::of_send(&error, far_end.refusal.get().copied()))?;
         let address = Arc::clone(&far_end.address);
+        let secured = far_end.secured.as_ref();
+        let settled = secured.map(|tls| tls.settled.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %address, "a connection to a next hop ended");
             }
+            settled.into_iter().for_each(|settled| settled.cancel());
         });
         Ok(Self { sender, far_end })
     }
@@ -99,6 +108,20 @@ impl Link {
     fn is_usable(&self) -> bool {
         let expired = |tls: &Secured| tls.not_after <= clock::wall();
         !self.sender.is_closed() && !self.far_end.secured.as_ref().is_some_and(expired)
+    }
+
+    /// Waits until the other side has accepted the connection, certificate and all.
+    async fn accepted(&self) -> Result<(), Failure> {
+        if let Some(tls) = &self.far_end.secured {
+            timeout(HANDSHAKE_TIMEOUT, tls.settled.cancelled())
+                .await
+                .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?;
+        }
+        match self.far_end.refusal.get() {
+            Some(refusal) => Err(Failure::refused(*refusal)),
+            None if self.sender.is_closed() => Err(Failure::RESET),
+            None => Ok(()),
+        }
     }
 
     /// Whether another connection should take its place: `own_cert` has followed the certificate
@@ -186,8 +209,12 @@ impl Slot {
     where
         F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
     {
-        match dial.await {
-            Ok((link, _)) => {
+        let made = async {
+            let (link, _) = dial.await?;
+            link.accepted().await.map(|()| link)
+        };
+        match made.await {
+            Ok(link) => {
                 *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
             }
             Err(failure) => {

@@ -140,6 +140,7 @@ fn renew_when_due(link: &Link, candidate: Candidate) {
             own,
             tls,
         } = candidate;
-        slot.renew(connect_to_proxy(&address, tls, &own)).await;
+        let dial = connect_to_proxy(&address, tls, &own);
+        Box::pin(slot.renew(dial)).await;
     });
 }

@@ -22,6 +22,10 @@ mod hostile;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod pulling;
+#[cfg(test)]
+mod rotating;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod world;
