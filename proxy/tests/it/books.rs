@@ -62,7 +62,8 @@ fn records(root: &Path, prefix: &str) -> Vec<Vec<u8>> {
     found
 }
 
-fn files(directory: &Path) -> Vec<PathBuf> {
+/// All files under a folder.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(read) = std::fs::read_dir(directory) else {
         return Vec::new();
     };

@@ -206,17 +206,16 @@ async fn answer(
             let mut served = desk.served.subscribe();
             let held = head.headers.get(IF_NONE_MATCH);
             let is_newest = |etag: &str| held.is_some_and(|held| held == etag);
-            if desk.holds.load(Ordering::Relaxed) && is_newest(&served.borrow_and_update().0) {
-                let prefer = head.headers.get("prefer");
-                let wait = prefer.map_or(0, |prefer| {
-                    let wait = prefer.to_str().unwrap().strip_prefix("wait=");
-                    wait.unwrap().parse().unwrap()
-                });
+            let wait_s = head.headers.get("prefer").map_or(0, |prefer| {
+                let wait = prefer.to_str().unwrap().strip_prefix("wait=");
+                wait.unwrap().parse().unwrap()
+            });
+            let holds = desk.holds.load(Ordering::Relaxed) && wait_s > 0;
+            if holds && is_newest(&served.borrow_and_update().0) {
                 desk.seen.held.fetch_add(1, Ordering::Relaxed);
-                let held = Held(&desk.seen.held);
-                let _changed =
-                    tokio::time::timeout(Duration::from_secs(wait), served.changed()).await;
-                drop(held);
+                let _held = Held(&desk.seen.held);
+                let wait = Duration::from_secs(wait_s);
+                let _changed = tokio::time::timeout(wait, served.changed()).await;
             }
             let (etag, body) = served.borrow().clone();
             if is_newest(&etag) {

@@ -20,6 +20,8 @@ mod handshakes;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod issuer;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod pulling;
@@ -27,5 +29,7 @@ mod pulling;
 mod rotating;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod tokens;
 #[cfg(test)]
 mod world;
