@@ -1,8 +1,17 @@
 //! The command line: subcommands, options, examples.
 
+mod people;
+mod sim;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use people::{
+    ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
+    PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
+};
+pub(crate) use sim::SimArgs;
 
 /// The books of a service mesh: run it, ask it, prove it.
 #[derive(Debug, Parser)]
@@ -11,7 +20,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     arg_required_else_help = true,
     after_help = "Examples:\n  counterfoil demo --for 30s\n  counterfoil sql --data-dir counterfoil-data \"select * from denials\"\n  \
-                  counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n\n\
+                  counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n  \
+                  counterfoil grant list --url http://ines@127.0.0.1:15444 --state requested\n\n\
                   Exit codes: 0 done or proved, 1 failure, 2 wrong use, 3 integrity failure, 64 wrong configuration"
 )]
 pub(crate) struct Cli {
@@ -28,6 +38,16 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
+    /// Publish OpenAPI documents, list APIs, retire them
+    Api(ApiArgs),
+    /// Register what may join the mesh
+    Workload(WorkloadArgs),
+    /// Ask for, decide, review and revoke leave to call operations
+    Grant(GrantArgs),
+    /// Ask what would be decided on a call, and why
+    Policy(PolicyArgs),
+    /// Measure control with a fleet of simulated proxies, killing it once
+    Sim(SimArgs),
     /// Run the control plane: catalogue, grants, certificates
     Control(RoleArgs),
     /// Run the collector: receive, check, seal
@@ -101,15 +121,15 @@ pub(crate) struct SqlArgs {
     #[arg(long, env = "COUNTERFOIL_USER")]
     pub(crate) user: Option<String>,
     /// Form of the answer
-    #[arg(short, long, value_enum, default_value_t = SqlOutput::Table)]
-    pub(crate) output: SqlOutput,
+    #[arg(short, long, value_enum, default_value_t = RowsOutput::Table)]
+    pub(crate) output: RowsOutput,
     /// The statement
     pub(crate) sql: String,
 }
 
 /// Form in which rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SqlOutput {
+pub(crate) enum RowsOutput {
     /// Aligned columns
     Table,
     /// One array of row objects

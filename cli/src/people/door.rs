@@ -1,0 +1,174 @@
+//! Control's door for people, as the commands see it: a request, and an answer or a problem.
+
+use std::{fmt, path::PathBuf};
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::password;
+use crate::{
+    args::DoorArgs,
+    client::{HttpError, Reply, Server, Session},
+    exit::Failure,
+};
+
+/// Where control listens for people by default.
+pub(crate) const PORT: u16 = 15_444;
+
+/// A running control, asked as somebody.
+#[derive(Debug)]
+pub(super) struct Door {
+    session: Session,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DoorError {
+    /// Control said no.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    /// Control could not be asked.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Something else answered.
+    #[error("{0} was answered to {1} by something that is not control's door for people")]
+    Form(StatusCode, String),
+}
+
+/// What control says about a request that it did not do (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: String,
+    reason: Option<String>,
+    field: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        let named = [("reason", &self.reason), ("field", &self.field)];
+        let named: Vec<_> = named
+            .iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")))
+            .collect();
+        if !named.is_empty() {
+            write!(f, " ({})", named.join(", "))?;
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            f.write_str("; give the person in the URL or as --user, and the password as PGPASSWORD")?;
+        }
+        Ok(())
+    }
+}
+
+impl Problem {
+    /// Whether the person is not known, so that no further request can do better.
+    pub(super) fn is_login(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
+    fn read(status: StatusCode, body: &Value) -> Option<Self> {
+        let text = |name: &str| body.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+        Some(Self {
+            status,
+            detail: text("detail").or_else(|| text("title"))?,
+            reason: text("reason"),
+            field: text("field"),
+        })
+    }
+}
+
+impl Door {
+    /// Opens the door that the options name, asking for the password on a terminal.
+    pub(super) async fn open(args: &DoorArgs) -> Result<Self, Failure> {
+        let url = args.url.clone().or_else(|| std::env::var("COUNTERFOIL_CONTROL_URL").ok());
+        let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+        let password = std::env::var("PGPASSWORD").ok();
+        let mut server = Server::parse(&url, PORT, args.user.as_deref(), password.as_deref())
+            .map_err(Failure::usage)?;
+        if let (Some(user), None) = (&server.user, &server.password) {
+            server.password = password::prompt(user)?;
+        }
+        Self::connect(&server, args.cacert.as_ref()).await.map_err(|error| match error {
+            HttpError::NoRoots => Failure::usage(error),
+            other => other.into(),
+        })
+    }
+
+    /// Connects to a server.
+    pub(super) async fn connect(
+        server: &Server,
+        roots: Option<&PathBuf>,
+    ) -> Result<Self, HttpError> {
+        let session = Session::open(server, roots.map(PathBuf::as_path)).await?;
+        Ok(Self { session })
+    }
+
+    /// Asks for something.
+    pub(super) async fn get(&mut self, path: &str) -> Result<Value, DoorError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// Has something done.
+    pub(super) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, DoorError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, DoorError> {
+        let asked = format!("{method} {}", path.split('?').next().unwrap_or(path));
+        read(&self.session.send(method, path, body).await?, asked)
+    }
+}
+
+/// The body of an answer, or the problem that it tells.
+fn read(reply: &Reply, asked: String) -> Result<Value, DoorError> {
+    let form = |asked| DoorError::Form(reply.status, asked);
+    let Ok(value) = serde_json::from_slice::<Value>(&reply.body) else {
+        return Err(form(asked));
+    };
+    if reply.status.is_success() {
+        return Ok(value);
+    }
+    match Problem::read(reply.status, &value) {
+        Some(problem) => Err(problem.into()),
+        None => Err(form(asked)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(status: u16, body: &'static str) -> String {
+        let status = StatusCode::from_u16(status).unwrap();
+        let body = body.into();
+        let asked = "GET /v1/apis".to_owned();
+        read(&Reply { status, body }, asked).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_problem_is_told_with_reason_and_field() {
+        let body = r#"{"title":"Bad request","status":422,"detail":"no workload is called pay","reason":"unknown_consumer","field":"consumer"}"#;
+        assert_eq!(
+            said(422, body),
+            "no workload is called pay (reason unknown_consumer, field consumer)"
+        );
+        assert_eq!(said(404, r#"{"title":"Not found"}"#), "Not found");
+        let login = said(401, r#"{"detail":"who asks?","reason":"login"}"#);
+        assert!(login.contains("PGPASSWORD"), "{login}");
+    }
+
+    #[test]
+    fn what_is_not_control_is_told_apart() {
+        for (status, body) in [(502, "<html>"), (200, "<html>"), (500, "{}")] {
+            let said = said(status, body);
+            assert!(said.contains("not control's door"), "{said}");
+        }
+    }
+}
