@@ -47,6 +47,19 @@ pub(crate) struct Secured {
     pub(crate) cipher: Option<Arc<str>>,
     /// When the first of the two certificates expires.
     pub(crate) not_after: Time,
+    /// When a new connection is to take the place of this one, in case the other side has a new
+    /// certificate by then.
+    pub(crate) renew_at: Time,
+}
+
+impl Secured {
+    /// When to renew a connection that is made at `now` and is good until `not_after`: when 60 to
+    /// 70 % of that time are over. Certificates are renewed before, at 45 to 55 % of their life.
+    pub(crate) fn renewal(now: Time, not_after: Time) -> Time {
+        let left_ns = u64::try_from(not_after.since_ns(now)).unwrap_or(0);
+        let wait = Duration::from_nanos(left_ns).mul_f64(rand::random_range(0.6..0.7));
+        now.plus_ns(i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX))
+    }
 }
 
 /// How long a call waited for the connection that it made (ns).
@@ -87,14 +100,37 @@ impl Link {
         let expired = |tls: &Secured| tls.not_after <= clock::wall();
         !self.sender.is_closed() && !self.far_end.secured.as_ref().is_some_and(expired)
     }
+
+    /// Whether another connection should take its place: `own_cert` has followed the certificate
+    /// that it was made with, or the other side's has probably been followed.
+    fn is_due(&self, own_cert: Hash) -> bool {
+        let due = |tls: &Secured| tls.own_cert != own_cert || tls.renew_at <= clock::wall();
+        self.far_end.secured.as_ref().is_some_and(due)
+    }
 }
 
 /// The place of one link: dialled by the first call that needs it, and again when it has closed.
+///
+/// A link whose certificates have been followed by new ones is renewed beside the calls: they go on
+/// over the old one until the new one is there, so that none waits or fails for it. What is under
+/// way on the old one ends there; then nobody holds it any more, and it closes.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     open: Mutex<Option<Link>>,
     dialling: tokio::sync::Mutex<LastFailure>,
+    renewal: Mutex<Renewal>,
 }
+
+/// The renewal of a link that is still good.
+#[derive(Debug, Default)]
+struct Renewal {
+    is_running: bool,
+    /// Not before this, by the monotonic clock.
+    again_ns: u64,
+}
+
+/// Pause after a renewal, good or not: a busy link must not dial with every call.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// When the last dial failed and why, for those that were waiting for it.
 #[derive(Debug, Default)]
@@ -130,6 +166,42 @@ impl Slot {
                 Err(failure)
             }
         }
+    }
+
+    /// Whether the caller is to renew `link`, which came from this place, now that `own_cert` is in
+    /// use; then [`Slot::renew`] must follow.
+    pub(crate) fn begins_renewal(&self, link: &Link, own_cert: Hash) -> bool {
+        if !link.is_due(own_cert) {
+            return false;
+        }
+        let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = !renewal.is_running && renewal.again_ns <= clock::mono_ns();
+        renewal.is_running |= begins;
+        begins
+    }
+
+    /// Puts the link that `dial` makes into the place of the open one, which stays when it makes
+    /// none. Not cancel safe: it would not be renewed again.
+    pub(crate) async fn renew<F>(&self, dial: F)
+    where
+        F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
+    {
+        match dial.await {
+            Ok((link, _)) => {
+                *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+            }
+            Err(failure) => {
+                tracing::warn!(
+                    error = failure.error_type,
+                    "a connection with the new certificate is not there yet: the old one is used"
+                );
+            }
+        }
+        let pause_ns = u64::try_from(RENEWAL_PAUSE.as_nanos()).unwrap_or(0);
+        *self.renewal.lock().unwrap_or_else(PoisonError::into_inner) = Renewal {
+            is_running: false,
+            again_ns: clock::mono_ns().saturating_add(pause_ns),
+        };
     }
 
     fn usable(&self) -> Option<Link> {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use counterfoil_entry::clock;
-use counterfoil_trust::{Identity, Refusal, peer_of, refusal_of_io, server_name};
+use counterfoil_trust::{Refusal, Svid, peer_of, refusal_of_io, server_name};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -34,15 +34,14 @@ pub(crate) async fn connect(address: &str) -> Result<(TcpStream, u64), Failure> 
     Ok((stream, clock::mono_ns().saturating_sub(began_ns)))
 }
 
-/// Connects to another proxy: TCP, mutual TLS 1.3, HTTP/2.
+/// Connects to another proxy: TCP, mutual TLS 1.3, HTTP/2. `tls` shows `own`.
 pub(crate) async fn connect_to_proxy(
     address: &str,
     tls: Arc<ClientConfig>,
-    identity: &Identity,
+    own: &Svid,
 ) -> Result<(Link, Dialled), Failure> {
     let (stream, connect_ns) = connect(address).await?;
     let began_ns = clock::mono_ns();
-    let own = identity.current();
     let handshake = TlsConnector::from(tls).connect(server_name(), stream);
     let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
@@ -58,6 +57,7 @@ pub(crate) async fn connect_to_proxy(
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
     let refusal = Arc::new(OnceLock::new());
+    let not_after = peer.not_after.min(own.not_after());
     let far_end = Arc::new(FarEnd {
         address: Arc::from(address),
         secured: Some(Secured {
@@ -65,7 +65,8 @@ pub(crate) async fn connect_to_proxy(
             peer_cert: peer.cert_sha256,
             own_cert: own.cert_sha256(),
             cipher: cipher.map(Arc::from),
-            not_after: peer.not_after.min(own.not_after()),
+            not_after,
+            renew_at: Secured::renewal(clock::wall(), not_after),
         }),
         refusal: Arc::clone(&refusal),
     });

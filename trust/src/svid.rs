@@ -209,8 +209,18 @@ impl Identity {
     }
 
     /// Uses `svid` for every handshake from now on.
-    pub fn replace(&self, svid: Svid) {
-        self.svid.store(Arc::new(svid));
+    pub fn replace(&self, svid: impl Into<Arc<Svid>>) {
+        self.svid.store(svid.into());
+    }
+
+    /// A handle on the SVID of this moment, which later replacements do not touch: whoever makes a
+    /// connection with it knows which certificate was shown.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        Self {
+            svid: Arc::new(ArcSwap::new(self.current())),
+            roots: self.roots.clone(),
+        }
     }
 
     /// The roots against which peers are checked.
