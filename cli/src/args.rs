@@ -11,7 +11,7 @@ pub(crate) use people::{
     ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
     PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
 };
-pub(crate) use sim::SimArgs;
+pub(crate) use sim::{FiguresOutput, SimArgs};
 
 /// The books of a service mesh: run it, ask it, prove it.
 #[derive(Debug, Parser)]

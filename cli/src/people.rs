@@ -16,7 +16,7 @@ use crate::{
     exit::Outcome,
 };
 
-pub(crate) use door::PORT;
+pub(crate) use door::Door;
 
 /// Publishes, lists, shows and retires APIs.
 pub(crate) fn api(args: &ApiArgs) -> Outcome {

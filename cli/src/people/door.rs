@@ -13,17 +13,17 @@ use crate::{
 };
 
 /// Where control listens for people by default.
-pub(crate) const PORT: u16 = 15_444;
+const PORT: u16 = 15_444;
 
 /// A running control, asked as somebody.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(crate) struct Door {
     session: Session,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DoorError {
+pub(crate) enum DoorError {
     /// Control said no.
     #[error(transparent)]
     Problem(#[from] Problem),
@@ -37,7 +37,7 @@ pub(super) enum DoorError {
 
 /// What control says about a request that it did not do (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
     reason: Option<String>,
@@ -97,7 +97,7 @@ impl Door {
     }
 
     /// Connects to a server.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         server: &Server,
         roots: Option<&PathBuf>,
     ) -> Result<Self, HttpError> {
@@ -106,12 +106,12 @@ impl Door {
     }
 
     /// Asks for something.
-    pub(super) async fn get(&mut self, path: &str) -> Result<Value, DoorError> {
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Value, DoorError> {
         self.ask(Method::GET, path, None).await
     }
 
     /// Has something done.
-    pub(super) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, DoorError> {
+    pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, DoorError> {
         self.ask(Method::POST, path, Some(body)).await
     }
 
