@@ -1,6 +1,7 @@
 //! The counterfoil command.
 
 mod args;
+mod children;
 mod client;
 mod console;
 mod demo;

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{process::Child, time::timeout};
 
 use super::provision::Place;
-use crate::demo::children::{Ready, Spec, answers, last_words, spawn};
+use crate::children::{Ready, Spec, answers, last_words, spawn};
 
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
