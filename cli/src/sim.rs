@@ -50,6 +50,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// How often is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+const BLOCKING_THREADS: usize = 8;
+
 /// Runs the simulation and prints its figures.
 pub(crate) fn run(args: &SimArgs) -> Outcome {
     if args.estate.is_some_and(|estate| estate < args.proxies) {
@@ -59,6 +61,8 @@ pub(crate) fn run(args: &SimArgs) -> Outcome {
     limit::raise(args.proxies)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Bundles are compiled on these.
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("starting the runtime")?;
     let console = Arc::new(Console::new());

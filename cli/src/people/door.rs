@@ -1,24 +1,35 @@
 //! Control's door for people, as the commands see it: a request, and an answer or a problem.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
+use counterfoil_control::offline::Desk;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::password;
 use crate::{
     args::DoorArgs,
-    client::{HttpError, Reply, Server, Session},
+    client::{HttpError, Server, Session},
     exit::Failure,
 };
 
 /// Where control listens for people by default.
 const PORT: u16 = 15_444;
 
-/// A running control, asked as somebody.
+/// A control, asked as somebody.
 #[derive(Debug)]
-pub(crate) struct Door {
-    session: Session,
+pub(crate) enum Door {
+    /// One that runs.
+    Server(Session),
+    /// The state that one left, which is nobody's as long as none runs.
+    Directory {
+        desk: Desk,
+        /// Whether it was said who asks: nobody logs in there.
+        is_named: bool,
+    },
 }
 
 /// Why there is no answer.
@@ -33,12 +44,16 @@ pub(crate) enum DoorError {
     /// Something else answered.
     #[error("{0} was answered to {1} by something that is not control's door for people")]
     Form(StatusCode, String),
+    /// Nobody logs in to a directory, and somebody must be written down.
+    #[error("with --data-dir nobody logs in: say with --user who does this")]
+    Nameless,
 }
 
 /// What control says about a request that it did not do (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct Problem {
     status: StatusCode,
+    /// With file and line where a document is meant.
     detail: String,
     reason: Option<String>,
     field: Option<String>,
@@ -70,9 +85,17 @@ impl Problem {
 
     fn read(status: StatusCode, body: &Value) -> Option<Self> {
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+        let mut detail = text("detail").or_else(|| text("title"))?;
+        if let Some(file) = text("file").filter(|file| !detail.contains(file)) {
+            let line = body.get("line").and_then(Value::as_u64);
+            let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+            let place = text("place").filter(|place| !place.is_empty());
+            let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
+            detail = format!("{file}{line}: {place}{detail}");
+        }
         Some(Self {
             status,
-            detail: text("detail").or_else(|| text("title"))?,
+            detail,
             reason: text("reason"),
             field: text("field"),
         })
@@ -82,7 +105,13 @@ impl Problem {
 impl Door {
     /// Opens the door that the options name, asking for the password on a terminal.
     pub(super) async fn open(args: &DoorArgs) -> Result<Self, Failure> {
-        let url = args.url.clone().or_else(|| std::env::var("COUNTERFOIL_CONTROL_URL").ok());
+        if let Some(directory) = &args.data_dir {
+            return Ok(Self::directory(directory, args.user.as_deref())?);
+        }
+        let url = args
+            .url
+            .clone()
+            .or_else(|| std::env::var("COUNTERFOIL_CONTROL_URL").ok());
         let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
         let password = std::env::var("PGPASSWORD").ok();
         let mut server = Server::parse(&url, PORT, args.user.as_deref(), password.as_deref())
@@ -90,10 +119,23 @@ impl Door {
         if let (Some(user), None) = (&server.user, &server.password) {
             server.password = password::prompt(user)?;
         }
-        Self::connect(&server, args.cacert.as_ref()).await.map_err(|error| match error {
+        let connected = Self::connect(&server, args.cacert.as_ref()).await;
+        connected.map_err(|error| match error {
             HttpError::NoRoots => Failure::usage(error),
             other => other.into(),
         })
+    }
+
+    fn directory(directory: &Path, user: Option<&str>) -> anyhow::Result<Self> {
+        Ok(Self::Directory {
+            desk: Desk::open(directory, user.unwrap_or("nobody"))?,
+            is_named: user.is_some(),
+        })
+    }
+
+    /// Whether what is done takes effect only when control starts.
+    pub(super) const fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory { .. })
     }
 
     /// Connects to a server.
@@ -102,7 +144,7 @@ impl Door {
         roots: Option<&PathBuf>,
     ) -> Result<Self, HttpError> {
         let session = Session::open(server, roots.map(PathBuf::as_path)).await?;
-        Ok(Self { session })
+        Ok(Self::Server(session))
     }
 
     /// Asks for something.
@@ -122,22 +164,32 @@ impl Door {
         body: Option<&Value>,
     ) -> Result<Value, DoorError> {
         let asked = format!("{method} {}", path.split('?').next().unwrap_or(path));
-        read(&self.session.send(method, path, body).await?, asked)
+        match self {
+            Self::Server(session) => {
+                let reply = session.send(method, path, body).await?;
+                let body = serde_json::from_slice(&reply.body).ok();
+                read(reply.status, body, asked)
+            }
+            Self::Directory { is_named, .. } if body.is_some() && !*is_named => {
+                Err(DoorError::Nameless)
+            }
+            Self::Directory { desk, .. } => {
+                let (status, body) = desk.ask(method, path, body.cloned()).await;
+                read(status, Some(body), asked)
+            }
+        }
     }
 }
 
 /// The body of an answer, or the problem that it tells.
-fn read(reply: &Reply, asked: String) -> Result<Value, DoorError> {
-    let form = |asked| DoorError::Form(reply.status, asked);
-    let Ok(value) = serde_json::from_slice::<Value>(&reply.body) else {
-        return Err(form(asked));
-    };
-    if reply.status.is_success() {
-        return Ok(value);
-    }
-    match Problem::read(reply.status, &value) {
-        Some(problem) => Err(problem.into()),
-        None => Err(form(asked)),
+fn read(status: StatusCode, body: Option<Value>, asked: String) -> Result<Value, DoorError> {
+    match body {
+        Some(body) if status.is_success() => Ok(body),
+        Some(body) => match Problem::read(status, &body) {
+            Some(problem) => Err(problem.into()),
+            None => Err(DoorError::Form(status, asked)),
+        },
+        None => Err(DoorError::Form(status, asked)),
     }
 }
 
@@ -147,9 +199,9 @@ mod tests {
 
     fn said(status: u16, body: &'static str) -> String {
         let status = StatusCode::from_u16(status).unwrap();
-        let body = body.into();
         let asked = "GET /v1/apis".to_owned();
-        read(&Reply { status, body }, asked).unwrap_err().to_string()
+        let body = serde_json::from_str(body).ok();
+        read(status, body, asked).unwrap_err().to_string()
     }
 
     #[test]
@@ -162,6 +214,14 @@ mod tests {
         assert_eq!(said(404, r#"{"title":"Not found"}"#), "Not found");
         let login = said(401, r#"{"detail":"who asks?","reason":"login"}"#);
         assert!(login.contains("PGPASSWORD"), "{login}");
+    }
+
+    #[test]
+    fn a_problem_of_a_document_names_file_and_line_once() {
+        let body = r#"{"detail":"no such method","file":"a.yaml","line":7,"place":"paths./a"}"#;
+        assert_eq!(said(422, body), "a.yaml:7: paths./a: no such method");
+        let body = r#"{"detail":"a.yaml:7: no such method","file":"a.yaml","line":7}"#;
+        assert_eq!(said(422, body), "a.yaml:7: no such method");
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub(super) async fn run(args: &GrantArgs) -> Outcome {
         GrantCommand::Request(request) => {
             let granted = door.post("/v1/grants", &body(request)).await;
             show::rows(vec![granted.map_err(failed)?], &COLUMNS, output)?;
+            if door.is_directory() {
+                remark("those who decide hear of it when control starts");
+            }
             return Ok(OK);
         }
         GrantCommand::List { state, consumer, api } => {

@@ -21,7 +21,9 @@ use crate::{
 };
 
 /// Control takes no larger document.
-const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
+/// Nor a longer name of its file.
+const FILE_BYTES_MAX: usize = 200;
 
 pub(super) async fn run(door: &mut Door, args: &ImportArgs, output: RowsOutput) -> Outcome {
     let bar = progress(args.files.len());
@@ -45,6 +47,9 @@ pub(super) async fn run(door: &mut Door, args: &ImportArgs, output: RowsOutput) 
     bar.finish_and_clear();
     let imported = taken.len();
     print_taken(taken, output)?;
+    if imported > 0 && door.is_directory() {
+        remark("the mesh hears of it when control starts");
+    }
     if refused == 0 {
         return Ok(OK);
     }
@@ -86,7 +91,7 @@ enum Refused {
 async fn import(door: &mut Door, args: &ImportArgs, file: &Path) -> Result<Value, Refused> {
     let name = file.display().to_string();
     let text = read(file).map_err(|error| Refused::Document(format!("{name}: {error}")))?;
-    let mut body = json!({ "document": text, "file": name });
+    let mut body = json!({ "document": text, "file": short(file) });
     show::put(&mut body, "owner_team", args.owner_team.as_deref());
     show::put(&mut body, "server", args.server.as_deref());
     show::put(&mut body, "access", args.access.map(|access| access.as_str()));
@@ -104,6 +109,17 @@ async fn import(door: &mut Door, args: &ImportArgs, file: &Path) -> Result<Value
         }
         other => Refused::Door(other),
     })
+}
+
+/// The path as it was given; of a long one the last part, which decides between YAML and JSON.
+fn short(file: &Path) -> String {
+    let last = file.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+    let whole = file.to_string_lossy();
+    let fits = |name: &str| name.len() <= FILE_BYTES_MAX;
+    [whole, last]
+        .into_iter()
+        .find(|name| fits(name))
+        .map_or_else(|| "document".to_owned(), |name| name.into_owned())
 }
 
 fn read(file: &Path) -> io::Result<String> {
@@ -133,8 +149,8 @@ mod tests {
         assert_eq!(read(&file).unwrap_err().to_string(), "line 2 is not UTF-8");
         assert!(read(directory.path()).is_err(), "a folder");
         assert!(read(&directory.path().join("missing")).is_err());
-        let large = vec![b' '; 1 + (4 << 20)];
+        let large = vec![b' '; 1 + (8 << 20)];
         std::fs::write(&file, large).unwrap();
-        assert!(read(&file).unwrap_err().to_string().contains("more than 4194304"));
+        assert!(read(&file).unwrap_err().to_string().contains("more than 8388608"));
     }
 }

@@ -58,9 +58,12 @@ pub(super) fn list(mut answer: Value, name: &str) -> Result<Vec<Value>, DoorErro
     }
 }
 
-/// An answer that is refused ends the command with code 1.
+/// What has no answer ends the command.
 pub(super) fn failed(error: DoorError) -> Failure {
-    Failure::from(error)
+    match error {
+        DoorError::Nameless => Failure::usage(error),
+        other => other.into(),
+    }
 }
 
 /// Adds a field to a body when it was given.

@@ -252,3 +252,33 @@ async fn a_wrong_url_is_wrong_use_and_a_server_that_is_away_a_failure() {
     assert_eq!(failure.code, FAILURE);
     assert!(failure.error.to_string().contains("is the server running?"));
 }
+
+const DOCUMENT: &str = "openapi: 3.1.0\ninfo: {title: pay, version: 1.0.0}\n\
+    x-counterfoil: {owner_team: pay}\npaths:\n  /payments:\n    post:\n      operationId: create\n      \
+    responses: {'200': {description: done}}\n";
+
+#[tokio::test]
+async fn a_directory_without_a_running_control_takes_documents_and_requests_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    counterfoil_control::init(&data, "bank.test").unwrap();
+    let file = folder.path().join("pay.yaml");
+    std::fs::write(&file, DOCUMENT).unwrap();
+    let (data, file) = (data.display().to_string(), file.display().to_string());
+    let import = ["api", "import", &file, "--data-dir", &data];
+    let nameless = run(&import).await.unwrap_err();
+    assert_eq!(nameless.code, USAGE, "{:#}", nameless.error);
+    let named = [&import[..], &["--user", "ines"]].concat();
+    assert_eq!(run(&named).await.unwrap(), OK);
+    for read in [&["api", "list"][..], &["api", "show", "pay"], &["grant", "list"]] {
+        let words = [read, &["--data-dir", &data]].concat();
+        assert_eq!(run(&words).await.unwrap(), OK, "{read:?}");
+    }
+    let retire = ["api", "retire", "pay", "--data-dir", &data, "--user", "ines"];
+    let refused = run(&retire).await.unwrap_err();
+    assert_eq!(refused.code, FAILURE);
+    assert!(refused.error.to_string().contains("reason offline"), "{:#}", refused.error);
+    let nowhere = ["api", "list", "--data-dir", "/nowhere/at/all"];
+    assert_eq!(run(&nowhere).await.unwrap_err().code, FAILURE);
+}
