@@ -82,7 +82,62 @@ fn class(name: &str) -> RetentionClass {
 
 #[cfg(test)]
 mod tests {
+    use counterfoil_entry::id::Writer;
+    use counterfoil_entry::rows::{BundleAckRow, ControlHealthRow};
+    use counterfoil_entry::{Hash, clock};
+    use counterfoil_spool::{Spool, SpoolConfig};
+
     use super::*;
+
+    fn ack(reason: Option<&str>) -> Seen {
+        Seen::Acked(BundleAckRow {
+            audience: "spiffe://bank.test/workload/pay".to_owned(),
+            sha256: Hash([1; 32]),
+            rights_version: Some(1),
+            outcome: "applied".to_owned(),
+            reason: reason.map(str::to_owned),
+            acked_at: clock::wall(),
+            origin_kind: "control".to_owned(),
+        })
+    }
+
+    fn health() -> Seen {
+        Seen::Health(ControlHealthRow {
+            component: "control".to_owned(),
+            reporter: "proxy".to_owned(),
+            slot_start: clock::wall(),
+            slots: 1,
+            ok: 1,
+            failed: 0,
+            up: true,
+            latency_max_ns: None,
+            error_class: None,
+        })
+    }
+
+    #[test]
+    fn what_a_full_spool_does_not_take_is_counted_and_nothing_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_size = |size_max| {
+            let spool = Spool::open(SpoolConfig {
+                directory: directory.path().to_owned(),
+                writer: Writer::parse("spiffe://bank.test/workload/pay#1").unwrap(),
+                size_max,
+                build: "test".to_owned(),
+                config_sha256: Hash([2; 32]),
+            });
+            spool.unwrap()
+        };
+        for (size_max, dropped) in [(1 << 20, 0), (1, 3)] {
+            let spool = of_size(size_max);
+            let mut books = Books::new(spool.lane(2), spool.gauges());
+            for seen in [ack(Some("older")), ack(None), health()] {
+                books.note(&seen);
+            }
+            assert_eq!(spool.gauges().dropped(), dropped);
+            assert_eq!(spool.gauges().bundle_sha256(), Some(Hash([1; 32])));
+        }
+    }
 
     #[test]
     fn rows_have_the_classes_of_their_tables() {

@@ -8,9 +8,12 @@ use counterfoil_trust::Refusal;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::RequestBody;
 use crate::failure::Failure;
+use crate::transport::HANDSHAKE_TIMEOUT;
 
 /// Longest wait for a TCP connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +53,9 @@ pub(crate) struct Secured {
     /// When a new connection is to take the place of this one, in case the other side has a new
     /// certificate by then.
     pub(crate) renew_at: Time,
+    /// Cancelled when the other side has said something, or the connection has ended. In TLS 1.3 a
+    /// client's handshake is over before the other side has looked at its certificate.
+    pub(crate) settled: CancellationToken,
 }
 
 impl Secured {
@@ -84,10 +90,13 @@ impl Link {
             .await
             .map_err(|error| Failure::of_send(&error, far_end.refusal.get().copied()))?;
         let address = Arc::clone(&far_end.address);
+        let secured = far_end.secured.as_ref();
+        let settled = secured.map(|tls| tls.settled.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %address, "a connection to a next hop ended");
             }
+            settled.into_iter().for_each(|settled| settled.cancel());
         });
         Ok(Self { sender, far_end })
     }
@@ -96,9 +105,28 @@ impl Link {
         &mut self.sender
     }
 
+    /// SHA-256 of the client certificate under which it was made.
+    pub(crate) fn own_cert(&self) -> Option<Hash> {
+        self.far_end.secured.as_ref().map(|tls| tls.own_cert)
+    }
+
     fn is_usable(&self) -> bool {
         let expired = |tls: &Secured| tls.not_after <= clock::wall();
         !self.sender.is_closed() && !self.far_end.secured.as_ref().is_some_and(expired)
+    }
+
+    /// Waits until the other side has accepted the connection, certificate and all.
+    async fn accepted(&self) -> Result<(), Failure> {
+        if let Some(tls) = &self.far_end.secured {
+            timeout(HANDSHAKE_TIMEOUT, tls.settled.cancelled())
+                .await
+                .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?;
+        }
+        match self.far_end.refusal.get() {
+            Some(refusal) => Err(Failure::refused(*refusal)),
+            None if self.sender.is_closed() => Err(Failure::RESET),
+            None => Ok(()),
+        }
     }
 
     /// Whether another connection should take its place: `own_cert` has followed the certificate
@@ -137,19 +165,24 @@ const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
 struct LastFailure(Option<(u64, Failure)>);
 
 impl Slot {
-    /// The open link, or a new one made by `dial`. Callers that arrive during a dial share its
-    /// result, good or bad. Cancel safe: the next caller dials.
-    pub(crate) async fn link<D, F>(&self, dial: D) -> Result<(Link, Option<Dialled>), Failure>
+    /// The open link, or a new one made by `dial`: also when the open one is not under the client
+    /// certificate `only`. Callers that arrive during a dial share its result, good or bad. Cancel
+    /// safe: the next caller dials.
+    pub(crate) async fn link<D, F>(
+        &self,
+        only: Option<Hash>,
+        dial: D,
+    ) -> Result<(Link, Option<Dialled>), Failure>
     where
         D: FnOnce() -> F + Send,
         F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
     {
-        if let Some(link) = self.usable() {
+        if let Some(link) = self.usable(only) {
             return Ok((link, None));
         }
         let asked_ns = clock::mono_ns();
         let mut last = self.dialling.lock().await;
-        if let Some(link) = self.usable() {
+        if let Some(link) = self.usable(only) {
             return Ok((link, None));
         }
         if let Some((_, failure)) = last.0.filter(|(failed_ns, _)| *failed_ns >= asked_ns) {
@@ -186,8 +219,12 @@ impl Slot {
     where
         F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
     {
-        match dial.await {
-            Ok((link, _)) => {
+        let made = async {
+            let (link, _) = dial.await?;
+            link.accepted().await.map(|()| link)
+        };
+        match made.await {
+            Ok(link) => {
                 *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
             }
             Err(failure) => {
@@ -204,9 +241,14 @@ impl Slot {
         };
     }
 
-    fn usable(&self) -> Option<Link> {
+    fn usable(&self, only: Option<Hash>) -> Option<Link> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.as_ref().is_some_and(|link| !link.is_usable()) {
+        let is_other = |link: &Link| only.is_some_and(|cert| link.own_cert() != Some(cert));
+        // calls on a link that is left here keep it until they have ended
+        if open
+            .as_ref()
+            .is_some_and(|link| !link.is_usable() || is_other(link))
+        {
             *open = None;
         }
         open.clone()

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use counterfoil_entry::Hash;
 use counterfoil_trust::allow::Peer;
 use counterfoil_trust::{Expect, Identity, Svid, client_config};
 use rustls::ClientConfig;
@@ -45,8 +46,17 @@ impl PeerLinks {
 
     /// A connection to an instance of `peer`. Instances take turns; one that cannot be reached is
     /// passed over, which no request has noticed yet.
-    pub(crate) async fn link(&self, peer: &Peer) -> Result<(Link, Option<Dialled>), Failure> {
+    ///
+    /// A token goes only over a connection under the certificate `bound_to`: an older connection is
+    /// replaced, when a new one would be under that certificate. The caller compares.
+    pub(crate) async fn link(
+        &self,
+        peer: &Peer,
+        bound_to: Option<Hash>,
+    ) -> Result<(Link, Option<Dialled>), Failure> {
         let mut first_failure = None;
+        let current = self.identity.current().cert_sha256();
+        let only = bound_to.filter(|cert| *cert == current);
         // the turn is this call's own: another call that begins meanwhile must not move it
         let turn = self.next_turn(peer);
         for at in 0..peer.addresses.len() {
@@ -60,9 +70,13 @@ impl PeerLinks {
                 tls,
             } = &candidate;
             let dial = || connect_to_proxy(address, Arc::clone(tls), own);
-            match slot.link(dial).await {
+            match slot.link(only, dial).await {
                 Ok(link) => {
-                    renew_when_due(&link.0, candidate);
+                    // a token that is bound to the certificate before goes over the connection
+                    // before: both move when there is a new token
+                    if only == bound_to {
+                        renew_when_due(&link.0, candidate);
+                    }
                     return Ok(link);
                 }
                 Err(failure) => {
@@ -140,6 +154,7 @@ fn renew_when_due(link: &Link, candidate: Candidate) {
             own,
             tls,
         } = candidate;
-        slot.renew(connect_to_proxy(&address, tls, &own)).await;
+        let dial = connect_to_proxy(&address, tls, &own);
+        Box::pin(slot.renew(dial)).await;
     });
 }

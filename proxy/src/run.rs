@@ -74,13 +74,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
         let listener = TcpListener::from_std(listener).map_err(RunError::Start)?;
         background.spawn(Arc::clone(&admin).serve(listener));
     }
-    let spool = Spool::open(SpoolConfig {
-        directory: config.spool_dir.clone(),
-        writer: Writer::parse(&config.writer_name())?,
-        size_max: config.spool_bytes_max,
-        build: BUILD.to_owned(),
-        config_sha256: config.sha256,
-    })?;
+    let spool = open_spool(config)?;
     // the workers' lanes are 0, 1 ..: this thread's is the one after
     let own_lane = || spool.lane(config.workers);
     let joining = identity_config(config);
@@ -128,11 +122,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
         tracing::error!("waiting for the workers failed");
     }
     drained.cancel();
-    while let Some(ended) = of_control.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(%error, "a task beside the calls died");
-        }
-    }
+    all_ended(of_control).await;
     // every row is in the spool now: the final statement may say so
     books_end.cancel();
     let ended = match early {
@@ -142,6 +132,24 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     background.shutdown().await;
     report(ended.map_err(RunError::Books)??);
     Ok(())
+}
+
+async fn all_ended(mut tasks: JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a task beside the calls died");
+        }
+    }
+}
+
+fn open_spool(config: &Config) -> Result<Spool, RunError> {
+    Ok(Spool::open(SpoolConfig {
+        directory: config.spool_dir.clone(),
+        writer: Writer::parse(&config.writer_name())?,
+        size_max: config.spool_bytes_max,
+        build: BUILD.to_owned(),
+        config_sha256: config.sha256,
+    })?)
 }
 
 fn identity_config(config: &Config) -> IdentityConfig {

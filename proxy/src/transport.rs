@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::link::{CONNECT_TIMEOUT, Dialled, FarEnd, Link, Secured};
@@ -57,6 +58,7 @@ pub(crate) async fn connect_to_proxy(
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
     let refusal = Arc::new(OnceLock::new());
+    let settled = CancellationToken::new();
     let not_after = peer.not_after.min(own.not_after());
     let far_end = Arc::new(FarEnd {
         address: Arc::from(address),
@@ -67,6 +69,7 @@ pub(crate) async fn connect_to_proxy(
             cipher: cipher.map(Arc::from),
             not_after,
             renew_at: Secured::renewal(clock::wall(), not_after),
+            settled: settled.clone(),
         }),
         refusal: Arc::clone(&refusal),
     });
@@ -75,6 +78,7 @@ pub(crate) async fn connect_to_proxy(
         Noting {
             stream,
             refusal,
+            unsettled: Some(settled),
             write_failed: None,
         },
         far_end,
@@ -89,12 +93,14 @@ pub(crate) async fn connect_to_proxy(
     ))
 }
 
-/// A transport that notes the alert by which the other side refused us: HTTP/2 above it keeps only
-/// the kind of an error.
+/// A transport that notes the alert by which the other side refused us, as HTTP/2 above it keeps
+/// only the kind of an error, and the first bytes, by which it accepted us.
 #[derive(Debug)]
 struct Noting<T> {
     stream: T,
     refusal: Arc<OnceLock<Refusal>>,
+    /// Until something has come.
+    unsettled: Option<CancellationToken>,
     /// A write that failed, held back until the alert behind it has been looked for.
     write_failed: Option<io::Error>,
 }
@@ -158,6 +164,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.unsettled.is_some() && !buffer.filled().is_empty() {
+            self.unsettled
+                .take()
+                .into_iter()
+                .for_each(|unsettled| unsettled.cancel());
+        }
         self.noted(polled)
     }
 }

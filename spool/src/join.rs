@@ -156,7 +156,7 @@ impl JoinError {
         }
     }
 
-    fn of_client(control: &str, error: &ClientError) -> Self {
+    pub(crate) fn of_client(control: &str, error: &ClientError) -> Self {
         let control = control.to_owned();
         match error {
             ClientError::Timeout => Self::Timeout { control },
@@ -194,14 +194,14 @@ pub async fn join(config: &IdentityConfig, lane: &mut Lane) -> Result<Identity, 
     }
 }
 
-fn default_control_id(own: &SpiffeId) -> Result<SpiffeId, SpiffeIdError> {
+pub(crate) fn default_control_id(own: &SpiffeId) -> Result<SpiffeId, SpiffeIdError> {
     SpiffeId::parse(&format!(
         "spiffe://{}/counterfoil/control",
         own.trust_domain()
     ))
 }
 
-fn accepted(path: &'static str, reply: Reply) -> Result<Reply, JoinError> {
+pub(crate) fn accepted(path: &'static str, reply: Reply) -> Result<Reply, JoinError> {
     if reply.status.is_success() {
         return Ok(reply);
     }

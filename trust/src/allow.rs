@@ -1,19 +1,26 @@
 //! The compiled allow-list: which consumer may call which operation, decided in nanoseconds.
 
 mod gate;
+mod grants;
 mod peers;
+mod reason;
 mod routes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use counterfoil_entry::Time;
 use counterfoil_entry::id::RetentionClass;
 use counterfoil_entry::word::Decision;
+use counterfoil_entry::{Hash, Time};
 
-use crate::bundle::{ApiRights, Grant, Rights};
+use crate::bundle::{Access, ApiRights, Rights};
+use crate::token::{
+    Authorization, Caller, Checked, Fault, Need, TokenCache, TokenCheck, TokenSeen,
+};
 pub use gate::is_unambiguous;
+use grants::{Grants, Ruling};
 pub use peers::{Peer, Peers};
+pub use reason::Reason;
 use routes::{Found, Routes};
 
 /// An operation that can be called, as entries name it.
@@ -37,52 +44,33 @@ pub struct Operation {
     pub class: RetentionClass,
     /// Whether it may be called without a grant.
     pub open: bool,
+    /// What its API wants a caller to show.
+    pub access: Access,
+    /// Its name as a token's scope holds it.
+    pub token_scope: Arc<str>,
 }
 
-/// Why a call was decided as it was. The words are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// There is no bundle, so that nothing is allowed.
-    BundleMissing,
-    /// The grant has expired.
-    GrantExpired,
-    /// The consumer has no grant for the operation.
-    GrantNone,
-    /// The grant is not valid yet.
-    GrantNotStarted,
-    /// A grant allows it.
-    Granted,
-    /// Host and authority of the request disagree, or name another workload.
-    HostMismatch,
-    /// The path is declared, with other methods.
-    MethodNotDeclared,
-    /// The operation is open to every workload of the trust domain.
-    OpenOperation,
-    /// The path could be read in more than one way.
-    PathAmbiguous,
-    /// The request is malformed.
-    ReqMalformed,
-    /// No operation has this path.
-    RouteUnknown,
-}
-
-impl Reason {
-    /// The stable word, as entries hold it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BundleMissing => "bundle_missing",
-            Self::GrantExpired => "grant_expired",
-            Self::GrantNone => "grant_none",
-            Self::GrantNotStarted => "grant_not_started",
-            Self::Granted => "granted",
-            Self::HostMismatch => "host_mismatch",
-            Self::MethodNotDeclared => "method_not_declared",
-            Self::OpenOperation => "open_operation",
-            Self::PathAmbiguous => "path_ambiguous",
-            Self::ReqMalformed => "req_malformed",
-            Self::RouteUnknown => "route_unknown",
-        }
+impl Operation {
+    /// Whether a call of it has to show a token: an open operation needs neither token nor grant.
+    #[must_use]
+    pub const fn wants_token(&self) -> bool {
+        self.access.wants_token() && !self.open
     }
+}
+
+/// One request, as mutual TLS has proved its caller and its head shows the rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The SPIFFE id of the caller's certificate.
+    pub consumer: &'a str,
+    /// SHA-256 of that certificate.
+    pub cert_sha256: Hash,
+    /// HTTP method.
+    pub method: &'a str,
+    /// The request target as it came; what follows a `?` is not looked at.
+    pub path: &'a str,
+    /// Looked at only when the API wants a token.
+    pub authorization: Authorization<'a>,
 }
 
 /// Leave to forward one request. Only [`decide`] and [`AllowList::decide`] give it out.
@@ -101,6 +89,11 @@ pub struct Verdict {
     pub operation: Option<Arc<Operation>>,
     /// The grant that allowed it, or that has expired or not started.
     pub grant_id: Option<Arc<str>>,
+    /// What would be decided if every open proposal had been; absent when nothing is proposed. It
+    /// changes nothing.
+    pub shadow: Option<(Decision, Reason)>,
+    /// The token that was shown, once its signature was found good: also for a denial.
+    pub token: Option<TokenSeen>,
     /// Leave to forward.
     pub permit: Option<Permit>,
 }
@@ -113,22 +106,22 @@ impl Verdict {
             reason,
             operation: None,
             grant_id: None,
+            shadow: None,
+            token: None,
             permit: None,
         }
     }
 
-    fn of(reason: Reason, operation: &Arc<Operation>, grant_id: Option<&Arc<str>>) -> Self {
-        let allowed = matches!(reason, Reason::Granted | Reason::OpenOperation);
+    fn of(operation: &Arc<Operation>, (reason, grant_id): Ruling<'_>) -> Self {
+        let decision = reason.decision();
         Self {
-            decision: if allowed {
-                Decision::Allow
-            } else {
-                Decision::Deny
-            },
+            decision,
             reason,
             operation: Some(Arc::clone(operation)),
             grant_id: grant_id.cloned(),
-            permit: allowed.then_some(Permit(())),
+            shadow: None,
+            token: None,
+            permit: (decision == Decision::Allow).then_some(Permit(())),
         }
     }
 }
@@ -173,24 +166,17 @@ pub enum AllowError {
     /// Two declared dependencies have one name, or instances belong to none or to another identity.
     #[error("the declared dependency {0} is ambiguous")]
     Peer(String),
+    /// A key of tokens is no point on P-256, or two have one name.
+    #[error("the token key {0} cannot be used")]
+    TokenKey(String),
 }
-
-/// A grant's window, compiled.
-#[derive(Debug)]
-struct Window {
-    grant_id: Arc<str>,
-    not_before: Option<Time>,
-    expires: Option<Time>,
-}
-
-/// By consumer, then by API and operation's index in the routes.
-type Grants = HashMap<String, HashMap<usize, Vec<Window>>>;
 
 /// One workload's own operations and who may call them.
 #[derive(Debug)]
 pub struct AllowList {
     routes: Routes,
     grants: Grants,
+    tokens: TokenCheck,
     consumers: HashMap<String, (Arc<str>, Arc<str>)>,
 }
 
@@ -201,21 +187,6 @@ impl AllowList {
     /// [`AllowError`] names the first element that is not good; nothing of the rest is used then.
     pub fn compile(rights: &Rights) -> Result<Self, AllowError> {
         let routes = Routes::compile(&rights.apis)?;
-        let mut grants = Grants::new();
-        for grant in &rights.grants {
-            let index = routes
-                .index_of(&grant.api, &grant.operation)
-                .ok_or_else(|| AllowError::GrantStray {
-                    grant_id: grant.grant_id.clone(),
-                    operation: grant.operation.clone(),
-                })?;
-            grants
-                .entry(grant.consumer.as_str().to_owned())
-                .or_default()
-                .entry(index)
-                .or_default()
-                .push(Window::of(grant));
-        }
         let consumers = rights.consumers.iter().map(|c| {
             (
                 c.spiffe_id.as_str().to_owned(),
@@ -223,44 +194,94 @@ impl AllowList {
             )
         });
         Ok(Self {
+            grants: Grants::compile(rights, &routes)?,
             routes,
-            grants,
+            tokens: TokenCheck::compile(rights.tokens.as_ref()).map_err(AllowError::TokenKey)?,
             consumers: consumers.collect(),
         })
     }
 
-    /// Decides whether `consumer`, a SPIFFE id that mutual TLS has proved, may make a request.
+    /// Decides whether `consumer`, a SPIFFE id that mutual TLS has proved, may make a request that
+    /// shows no token.
     ///
     /// `path` is the request target as it came; what follows a `?` is not looked at.
     pub fn decide(&self, consumer: &str, method: &str, path: &str, now: Time) -> Verdict {
+        let missing = |_: &Operation| Checked::bad(Fault::Missing, None);
+        self.judge(consumer, (method, path), now, missing)
+    }
+
+    /// Decides on a request, whatever its API wants to be shown. `cache` is the calling thread's own.
+    pub fn decide_asked(&self, asked: &Asked<'_>, cache: &mut TokenCache, now: Time) -> Verdict {
+        let caller = Caller {
+            spiffe_id: asked.consumer,
+            cert_sha256: asked.cert_sha256,
+        };
+        let check = |operation: &Operation| {
+            let need = Need {
+                api: &operation.api,
+                scope: &operation.token_scope,
+                now,
+            };
+            self.tokens.check(asked.authorization, caller, need, cache)
+        };
+        self.judge(asked.consumer, (asked.method, asked.path), now, check)
+    }
+
+    fn judge(
+        &self,
+        consumer: &str,
+        (method, path): (&str, &str),
+        now: Time,
+        check: impl FnOnce(&Operation) -> Checked,
+    ) -> Verdict {
         let (index, operation) = match self.routes.find(method, path) {
             Found::Operation(index, operation) => (index, operation),
-            Found::Nothing(reason) => return Verdict::denied(reason),
-        };
-        let windows = self.grants.get(consumer).and_then(|held| held.get(&index));
-        let windows = windows.map(Vec::as_slice).unwrap_or_default();
-        if let Some(window) = windows.iter().find(|w| w.is_open(now)) {
-            return Verdict::of(Reason::Granted, operation, Some(&window.grant_id));
-        }
-        if operation.open {
-            return Verdict::of(Reason::OpenOperation, operation, None);
-        }
-        match windows
-            .iter()
-            .find(|w| w.has_expired(now))
-            .or_else(|| windows.first())
-        {
-            Some(window) if window.has_expired(now) => {
-                Verdict::of(Reason::GrantExpired, operation, Some(&window.grant_id))
+            Found::Nothing(reason) => {
+                return Verdict {
+                    shadow: self.shadow(|| reason),
+                    ..Verdict::denied(reason)
+                };
             }
-            Some(window) => Verdict::of(Reason::GrantNotStarted, operation, Some(&window.grant_id)),
-            None => Verdict::of(Reason::GrantNone, operation, None),
+        };
+        let held = self.grants.held(consumer, index);
+        let checked = operation.wants_token().then(|| check(operation));
+        let fault = checked.as_ref().and_then(|checked| checked.fault);
+        let ruling = weigh(operation, held.rule_in_force(now), fault);
+        Verdict {
+            shadow: self.shadow(|| weigh(operation, held.rule_candidate(now), fault).0),
+            token: checked.and_then(|checked| checked.seen),
+            ..Verdict::of(operation, ruling)
         }
+    }
+
+    fn shadow(&self, reason: impl FnOnce() -> Reason) -> Option<(Decision, Reason)> {
+        self.grants.has_candidate().then(|| {
+            let reason = reason();
+            (reason.decision(), reason)
+        })
     }
 
     /// Application and team of a workload that holds grants.
     pub fn consumer(&self, spiffe_id: &str) -> Option<(&Arc<str>, &Arc<str>)> {
         self.consumers.get(spiffe_id).map(|(app, team)| (app, team))
+    }
+}
+
+/// What grants and token say together; `fault` is what is wrong with the token that the operation wants.
+fn weigh<'a>(operation: &Operation, by_grant: Ruling<'a>, fault: Option<Fault>) -> Ruling<'a> {
+    let is_granted = by_grant.0 == Reason::Granted;
+    match (operation.access, fault) {
+        _ if operation.open && !is_granted => (Reason::OpenOperation, None),
+        _ if operation.open => by_grant,
+        (Access::Bundle, _) => by_grant,
+        // the grant on which it was issued, when the bundle still holds it
+        (Access::Token, None) => (Reason::TokenGranted, by_grant.1.filter(|_| is_granted)),
+        (Access::Token, Some(fault)) => (Reason::Token(fault), None),
+        // a right that is missing comes before a token that does not show it, and after a token
+        // that should not have been shown
+        (Access::Both, Some(Fault::Missing | Fault::Scope) | None) if !is_granted => by_grant,
+        (Access::Both, Some(fault)) => (Reason::Token(fault), None),
+        (Access::Both, None) => by_grant,
     }
 }
 
@@ -284,24 +305,6 @@ pub fn decide(
 /// [`AllowError`] names the first operation that is not good.
 pub fn check_apis(apis: &[ApiRights]) -> Result<(), AllowError> {
     Routes::compile(apis).map(drop)
-}
-
-impl Window {
-    fn of(grant: &Grant) -> Self {
-        Self {
-            grant_id: grant.grant_id.as_str().into(),
-            not_before: grant.not_before,
-            expires: grant.expires,
-        }
-    }
-
-    fn is_open(&self, now: Time) -> bool {
-        self.not_before.is_none_or(|from| from <= now) && !self.has_expired(now)
-    }
-
-    fn has_expired(&self, now: Time) -> bool {
-        self.expires.is_some_and(|until| until <= now)
-    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,14 @@ pub struct Rights {
     pub apis: Vec<ApiRights>,
     /// Who may call the workload's operations.
     pub grants: Vec<Grant>,
+    /// The grants as they would be if every open proposal were decided: what is asked for is added,
+    /// what is proposed for revocation is taken out. Only the shadow verdict looks at them. Absent
+    /// when nothing is proposed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Vec<Grant>>,
+    /// Whose access tokens the workload accepts; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenRules>,
     /// What entries say of the workloads that hold grants.
     pub consumers: Vec<Consumer>,
     /// The declared dependencies: whom the workload may call.
@@ -75,8 +83,83 @@ pub struct ApiRights {
     /// What the instances speak, as in `grpc`; absent for plain HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// What a caller has to show.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
     /// Everything that can be called.
     pub operations: Vec<OperationRights>,
+}
+
+/// What decides on the calls of an API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// The grants of the callee's bundle.
+    #[default]
+    Bundle,
+    /// A token whose scope names the operation.
+    Token,
+    /// Grant and token: both must allow.
+    Both,
+}
+
+impl Access {
+    /// Every value.
+    pub const ALL: &[Self] = &[Self::Bundle, Self::Token, Self::Both];
+
+    /// The word in bundles and books.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bundle => "bundle",
+            Self::Token => "token",
+            Self::Both => "both",
+        }
+    }
+
+    /// The value of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|value| value.as_str() == word)
+    }
+
+    /// Whether a caller has to show a token.
+    #[must_use]
+    pub const fn wants_token(self) -> bool {
+        matches!(self, Self::Token | Self::Both)
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Whose access tokens are accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRules {
+    /// The claim `iss` of every good token.
+    pub issuer: String,
+    /// The keys that sign tokens, one of them named by the header `kid`.
+    pub keys: Vec<TokenKey>,
+    /// The claim `jti` of each token that was taken back before it expired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<String>,
+}
+
+/// A public key on P-256 that signs tokens: the changing members of its JWK (RFC 7517, 7518 6.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenKey {
+    /// Its name: the JWK thumbprint of RFC 7638.
+    pub kid: String,
+    /// The x coordinate, base64url without padding.
+    pub x: String,
+    /// The y coordinate.
+    pub y: String,
 }
 
 /// One operation of an API.

@@ -58,14 +58,7 @@ impl SealKey {
     /// [`KeyError::Private`] when the key cannot be written.
     pub fn to_pem(&self) -> Result<String, KeyError> {
         let der = self.0.to_pkcs8().map_err(|_| KeyError::Private)?;
-        let body = STANDARD.encode(der.as_ref());
-        let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
-        for line in body.as_bytes().chunks(64) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        pem.push_str("-----END PRIVATE KEY-----\n");
-        Ok(pem)
+        Ok(pkcs8_pem(der.as_ref()))
     }
 
     /// The public key.
@@ -87,6 +80,18 @@ impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SealKey({})", hex::encode(self.public()))
     }
+}
+
+/// PKCS#8 bytes of a private key as PEM.
+pub(crate) fn pkcs8_pem(der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
+    for line in body.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem.push_str("-----END PRIVATE KEY-----\n");
+    pem
 }
 
 /// Reads a public key of 64 hex digits.

@@ -1,4 +1,5 @@
-//! Who a peer is and what it may call: SPIFFE ids, SVIDs, mutual TLS, bundles and the compiled allow-list.
+//! Who a peer is and what it may call: SPIFFE ids, SVIDs, mutual TLS, bundles, the compiled allow-list
+//! and access tokens.
 
 pub mod allow;
 pub mod bundle;
@@ -10,6 +11,7 @@ pub mod scram;
 mod spiffe;
 mod svid;
 mod tls;
+pub mod token;
 mod verify;
 
 pub use refusal::{Refusal, refusal_of, refusal_of_io};

@@ -213,8 +213,8 @@ impl Identity {
         self.svid.store(svid.into());
     }
 
-    /// A handle on the SVID of this moment, which later replacements do not touch: whoever makes a
-    /// connection with it knows which certificate was shown.
+    /// This identity with the SVID that is in use now, whatever replaces it: so that it is known by
+    /// which certificate a connection was made.
     #[must_use]
     pub fn pinned(&self) -> Self {
         Self {

@@ -9,8 +9,8 @@ use counterfoil_entry::{Hash, clock};
 use counterfoil_proxy::{BUILD, Config, Listeners, Policy, PolicyCell, Proxy};
 use counterfoil_spool::{Spool, SpoolConfig};
 use counterfoil_trust::bundle::{
-    ApiRights, Bundle, Consumer, Endpoints, Grant, Instances, OperationRights, PeerRights, Rights,
-    Workload,
+    Access, ApiRights, Bundle, Consumer, Endpoints, Grant, Instances, OperationRights, PeerRights,
+    Rights, Workload,
 };
 use counterfoil_trust::{Identity, SpiffeId};
 
@@ -189,6 +189,7 @@ fn cart_api() -> ApiRights {
         api: "cart".to_owned(),
         api_version: "1".to_owned(),
         protocol: None,
+        access: Access::Bundle,
         operations: vec![
             operation("readCart", "GET", "/carts/{id}", false),
             operation("probeCart", "HEAD", "/carts/{id}", false),
@@ -223,6 +224,8 @@ pub(crate) fn cart_bundle() -> Bundle {
                     expires: None,
                 })
                 .collect(),
+            candidate: None,
+            tokens: None,
             consumers: vec![Consumer {
                 spiffe_id: SpiffeId::parse(SHOP).unwrap(),
                 app: "shop".to_owned(),
@@ -253,6 +256,8 @@ pub(crate) fn shop_bundle(callee: &str, address: SocketAddr) -> Bundle {
             workload: workload("shop"),
             apis: Vec::new(),
             grants: Vec::new(),
+            candidate: None,
+            tokens: None,
             consumers: Vec::new(),
             peers: vec![PeerRights {
                 name: "cart".to_owned(),

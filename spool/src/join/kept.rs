@@ -67,7 +67,7 @@ pub(super) fn received(config: &IdentityConfig) -> Option<Time> {
 }
 
 fn is_usable(svid: &Svid, received_ns: Option<i64>) -> bool {
-    let begin = received_ns.map_or(svid.not_before(), Time::from_ns);
+    let begin = received_ns.map_or_else(|| svid.not_before(), Time::from_ns);
     let life_ns = svid.not_after().since_ns(begin);
     let left_ns = svid.not_after().since_ns(clock::wall());
     left_ns > (life_ns / 10).clamp(0, USABLE_NS_MAX)

@@ -72,9 +72,9 @@ struct Life {
 
 impl Life {
     fn of(svid: &Svid, received: Option<Time>) -> Self {
-        let begin = received.map_or(svid.not_before(), |at| at.max(svid.not_before()));
+        let not_before = svid.not_before();
         Self {
-            begin,
+            begin: received.map_or(not_before, |at| at.max(not_before)),
             end: svid.not_after(),
         }
     }

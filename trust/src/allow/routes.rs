@@ -8,6 +8,7 @@ use counterfoil_entry::id::RetentionClass;
 use super::gate::{is_unambiguous, path_of};
 use super::{AllowError, Operation, Reason};
 use crate::bundle::{ApiRights, OperationRights};
+use crate::token;
 
 /// The operations of one workload.
 #[derive(Debug)]
@@ -140,6 +141,8 @@ fn compile_operation(api: &ApiRights, rights: &OperationRights) -> Result<Operat
             .collect(),
         class,
         open: rights.open,
+        access: api.access,
+        token_scope: token::scope([rights.operation.as_str()]).into(),
     })
 }
 

@@ -1,9 +1,12 @@
+mod access;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::SpiffeId;
 use crate::bundle::{
-    BundleKeys, Consumer, Endpoints, Instances, OperationRights, PeerRights, SignedBundle, Workload,
+    BundleKeys, Consumer, Endpoints, Grant, Instances, OperationRights, PeerRights, SignedBundle,
+    Workload,
 };
 use crate::keys::SealKey;
 
@@ -48,9 +51,12 @@ fn rights(operations: Vec<OperationRights>, grants: Vec<Grant>) -> Rights {
             api: "accounts".to_owned(),
             api_version: "1".to_owned(),
             protocol: None,
+            access: Access::Bundle,
             operations,
         }],
         grants,
+        candidate: None,
+        tokens: None,
         consumers: vec![Consumer {
             spiffe_id: id("portal"),
             app: "portal".to_owned(),
@@ -260,6 +266,7 @@ fn bundle_with_peer(instances: Vec<Instances>) -> crate::bundle::Bundle {
             api: "rates".to_owned(),
             api_version: "2".to_owned(),
             protocol: Some("grpc".to_owned()),
+            access: Access::Bundle,
             operations: vec![operation("quote", "POST", "/rates.Rates/Quote")],
         }],
     }];

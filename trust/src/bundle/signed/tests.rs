@@ -1,7 +1,7 @@
 use counterfoil_entry::Time;
 
 use super::*;
-use crate::bundle::{ApiRights, Grant, Instances, OperationRights, Workload};
+use crate::bundle::{Access, ApiRights, Grant, Instances, OperationRights, Workload};
 
 fn id(name: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://bank.test/workload/{name}")).unwrap()
@@ -30,6 +30,7 @@ fn rights() -> Rights {
             api: "accounts".to_owned(),
             api_version: "1.0".to_owned(),
             protocol: None,
+            access: Access::Bundle,
             operations: vec![operation],
         }],
         grants: vec![Grant {
@@ -40,6 +41,8 @@ fn rights() -> Rights {
             not_before: None,
             expires: Some(Time::from_ns(i64::MAX)),
         }],
+        candidate: None,
+        tokens: None,
         consumers: vec![],
         peers: vec![],
         default_class: "ops_90d".to_owned(),
