@@ -4,6 +4,7 @@ mod shelf;
 mod versions;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +61,8 @@ pub(crate) struct Work {
 pub(crate) enum PublishError {
     #[error("cannot write to the books which bundles are published")]
     Append(#[from] AppendError),
+    #[error("cannot bring the books onto the disk")]
+    Sync(#[source] io::Error),
     #[error("cannot keep the numbers of bundles")]
     Lines(#[from] LinesError),
     #[error("cannot sign a bundle")]
@@ -237,7 +240,11 @@ impl Publisher {
                     row.encode(header, out);
                 })?;
         }
-        press.numbering.keep(&new)?;
+        if !new.is_empty() {
+            // A number that survives a loss of power has its row: it would not be written again.
+            press.lane.sync().map_err(PublishError::Sync)?;
+            press.numbering.keep(&new)?;
+        }
         self.shelf.put(sheets, press.due.urgent);
         self.shelf.clear(&gone);
         Ok(())

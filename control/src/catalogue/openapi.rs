@@ -186,11 +186,10 @@ fn misplaced(error: &AllowError, places: &Places) -> Fault {
         AllowError::Twice { other, .. } => other,
         _ => "",
     };
-    let place = places.get(operation);
-    Fault::new(
-        place.map_or(&["paths".to_owned()], Vec::as_slice),
-        error.to_string(),
-    )
+    match places.get(operation) {
+        Some(place) => Fault::new(place, error.to_string()),
+        None => Fault::new(&["paths"], error.to_string()),
+    }
 }
 
 /// The version, which YAML reads as a number when nobody put it in quotes.

@@ -173,7 +173,7 @@ fn record(
             let detail = format!("the document says {}", said.as_str());
             return Err(Refusal::value("access", detail));
         }
-        (said, asked) => said.or(asked).or(old.map(|old| old.access)),
+        (said, asked) => said.or(asked).or_else(|| old.map(|old| old.access)),
     };
     Ok(ApiRecord {
         server: server(estate, given, &document, old, file)?,

@@ -281,12 +281,15 @@ impl Desk {
         self.behind.store(true, Ordering::Relaxed);
         drain(&mut seat.governance.store, books)?;
         self.behind.store(false, Ordering::Relaxed);
-        let Some(cause) = seat.unpublished.take() else {
-            return Ok(());
+        let published = match seat.unpublished.take() {
+            // What the publisher cannot do now it does later by itself.
+            Some(cause) => {
+                let catalogue = Arc::clone(&seat.governance.estate.catalogue);
+                books.publisher.publish(catalogue, &cause)
+            }
+            None if books.publisher.is_behind() => books.publisher.catch_up(),
+            None => return Ok(()),
         };
-        // What the publisher cannot do now it does later by itself.
-        let catalogue = Arc::clone(&seat.governance.estate.catalogue);
-        let published = books.publisher.publish(catalogue, &cause);
         published.map(drop).map_err(|e| e.to_string())
     }
 

@@ -17,7 +17,7 @@ pub(crate) struct Refusal {
     /// A sentence for who asked.
     pub(crate) detail: String,
     /// Where a document is wrong.
-    pub(crate) document: Option<DocumentError>,
+    pub(crate) document: Option<Box<DocumentError>>,
     /// Grants that stand against it.
     pub(crate) grants: Vec<String>,
     /// What the books keep of an attempt that was forbidden.
@@ -61,7 +61,7 @@ impl Refusal {
     pub(crate) fn document(error: DocumentError) -> Self {
         let mut refusal = Self::new(RefusalKind::Value, "document_refused", error.to_string());
         refusal.field = Some("document".to_owned());
-        refusal.document = Some(error);
+        refusal.document = Some(Box::new(error));
         refusal
     }
 

@@ -12,8 +12,13 @@ use crate::governance::{GovernanceError, Refusal, RefusalKind};
 const CONTENT: &str = "application/problem+json";
 
 /// Why a request was refused.
+#[derive(Clone, Debug)]
+pub(super) struct Problem(Box<Details>);
+
+/// Why a request was refused (RFC 9457).
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+#[schema(as = Problem)]
+pub(super) struct Details {
     /// Names the reason, as a URN.
     #[serde(rename = "type")]
     kind: String,
@@ -44,7 +49,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, reason: &str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             kind: format!("urn:counterfoil:problem:{reason}"),
             title: status.canonical_reason().unwrap_or("refused").to_owned(),
             status: status.as_u16(),
@@ -55,23 +60,23 @@ impl Problem {
             line: None,
             place: None,
             grants: Vec::new(),
-        }
+        }))
     }
 
     /// Names the field that is meant.
     pub(super) fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.0.field = Some(field.into());
         self
     }
 
     fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let content = [(CONTENT_TYPE, HeaderValue::from_static(CONTENT))];
         (self.status(), content, body).into_response()
     }
@@ -86,12 +91,12 @@ impl From<Refusal> for Problem {
             RefusalKind::Conflict => StatusCode::CONFLICT,
         };
         let mut problem = Self::new(status, refusal.reason, refusal.detail);
-        problem.field = refusal.field;
-        problem.grants = refusal.grants;
+        problem.0.field = refusal.field;
+        problem.0.grants = refusal.grants;
         if let Some(document) = refusal.document {
-            problem.file = Some(document.file);
-            problem.line = document.line;
-            problem.place = Some(document.place);
+            problem.0.file = Some(document.file);
+            problem.0.line = document.line;
+            problem.0.place = Some(document.place);
         }
         problem
     }
@@ -139,35 +144,35 @@ impl std::fmt::Display for Chain<'_> {
 pub(super) enum Refused {
     /// The request cannot be read.
     #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
+    Malformed(Details),
     /// Name and password are missing or wrong.
     #[response(status = 401, content_type = "application/problem+json")]
-    Login(Problem),
+    Login(Details),
     /// This person may not do it; the attempt is recorded.
     #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(Problem),
+    Forbidden(Details),
     /// What is named is not there.
     #[response(status = 404, content_type = "application/problem+json")]
-    Missing(Problem),
+    Missing(Details),
     /// The path knows other methods.
     #[response(status = 405, content_type = "application/problem+json")]
-    Method(Problem),
+    Method(Details),
     /// It does not fit how things stand.
     #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(Problem),
+    Conflict(Details),
     /// The body is too large.
     #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(Problem),
+    TooLarge(Details),
     /// The body is no JSON.
     #[response(status = 415, content_type = "application/problem+json")]
-    MediaType(Problem),
+    MediaType(Details),
     /// A value is not accepted.
     #[response(status = 422, content_type = "application/problem+json")]
-    Value(Problem),
+    Value(Details),
     /// Too many ask at once.
     #[response(status = 429, content_type = "application/problem+json")]
-    Busy(Problem),
+    Busy(Details),
     /// Books or state cannot be written now.
     #[response(status = 503, content_type = "application/problem+json")]
-    Away(Problem),
+    Away(Details),
 }

@@ -17,7 +17,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Problem, Refused};
+use super::answer::{Details, Problem, Refused};
 use super::ask::{self, Asked, Body, Named};
 use super::login::{Login, log_in};
 use crate::governance::apis::{self, ApiImported, ImportOutcome};
@@ -28,7 +28,7 @@ use crate::governance::records::{
     ApiDetail, ApiRecord, EventRecord, GrantRecord, State as GrantState, WorkloadView,
 };
 use crate::governance::requests::{
-    ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest,
+    AccessWord, ApiImport, EstateImport, GrantRequest, Note, StatusChange, WorkloadRequest,
 };
 use crate::governance::workloads::WorkloadRegistered;
 use crate::governance::{Actor, GovernanceError};
@@ -87,6 +87,7 @@ type Shared = State<Arc<Door>>;
         description = "Catalogue, grants and explanations. Every change is an entry in the books.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
+    components(schemas(Details, AccessWord, GrantState)),
     modifiers(&Basic),
     security(("basic" = [])),
 )]

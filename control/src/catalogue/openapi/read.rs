@@ -12,8 +12,12 @@ use super::DocumentError;
 const BYTES_MAX: usize = 8 << 20;
 /// JSON's reader stops there too. Real documents have less than 30 levels.
 const DEPTH_MAX: usize = 127;
-/// What aliases may unfold to. The largest public bank API has 200,000 nodes.
-const NODES_MAX: usize = 2_000_000;
+/// The largest public bank API has 350,000 nodes.
+const NODES_MAX: usize = 1_000_000;
+/// What all aliases together may unfold to. Documents have a handful of them.
+const ALIASED_MAX: usize = 100_000;
+/// A level of YAML takes up to 20 kB of stack.
+const STACK_BYTES: usize = 16 << 20;
 
 /// How YAML is read: bounded in depth, nodes and what aliases unfold to. Snippets are left out, so
 /// that errors stay on one line.
@@ -25,6 +29,13 @@ pub(super) fn options() -> serde_saphyr::Options {
             max_nodes: NODES_MAX,
             max_events: 2 * NODES_MAX,
         },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: ALIASED_MAX,
+        },
+        // `no` and `y` are texts, as in YAML 1.2 and JSON.
+        strict_booleans: true,
+        // Limits of schemas may be infinite. Nothing reads them.
+        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
     }
 }
 
@@ -47,18 +58,27 @@ pub(super) fn read(file: &str, text: &str) -> Result<Value, DocumentError> {
         Some("yaml" | "yml") => false,
         _ => text.trim_start().starts_with('{'),
     };
-    let Strict(value) = if is_json {
-        serde_json::from_str(text).map_err(|e| {
-            let line = u64::try_from(e.line()).ok().filter(|line| *line > 0);
-            fault(line, e.to_string())
-        })?
-    } else {
+    let parse = || -> Result<Strict, DocumentError> {
+        if is_json {
+            return serde_json::from_str(text).map_err(|e| {
+                let line = u64::try_from(e.line()).ok().filter(|line| *line > 0);
+                fault(line, e.to_string())
+            });
+        }
         serde_saphyr::from_str_with_options(text, options()).map_err(|e| {
             let line = e.location().map(|at| at.line());
             fault(line, e.to_string())
-        })?
+        })
     };
-    Ok(value)
+    let parsed = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, parse).ok()?;
+        thread.join().ok()
+    });
+    match parsed {
+        Some(parsed) => parsed.map(|Strict(value)| value),
+        None => Err(fault(None, "it cannot be read now".to_owned())),
+    }
 }
 
 /// A value in which no object has a key twice: of two rights under one key, neither is meant more.

@@ -206,93 +206,96 @@ fn a_reference_that_goes_round_or_nowhere_refuses_the_document_with_its_line() {
     }
 }
 
+/// What is replaced in the small bank's document, by what, and what is said then.
+const BAD: &[(&str, &str, &str)] = &[
+    ("3.0.3", "2.0.0", ":1: openapi: 2.0.0"),
+    ("3.0.3", "3.2.0", ":1: openapi: 3.2.0 is not supported"),
+    ("title: accounts", "title: \"\"", ":3: info.title: "),
+    ("title: accounts", "title: [a]", ":3: info.title: "),
+    (
+        "class: sox_7y",
+        "class: long",
+        ":8: x-counterfoil.class: long",
+    ),
+    (
+        "service: ledger",
+        "servce: ledger",
+        ":5: x-counterfoil: unknown field",
+    ),
+    (
+        "owner_team: core",
+        "access: all",
+        ":5: x-counterfoil: unknown variant",
+    ),
+    (
+        "scopes: [sox]",
+        "scopes: ['']",
+        ":9: x-counterfoil.scopes: scopes are",
+    ),
+    (
+        "  /accounts:\n",
+        "  accounts:\n",
+        ":11: paths.accounts: a path begins with /",
+    ),
+    (
+        "/accounts/{id}:",
+        "/accounts/{id}.json:",
+        "the path parameter id|the path has no parameter id",
+    ),
+    (
+        "/accounts/{id}:",
+        "/accounts/../{id}:",
+        ":19: paths./accounts/../{id}.get: the route",
+    ),
+    ("/health:", "/accounts/{other}:", "other is not declared"),
+    (
+        "    delete:",
+        "    delet:",
+        ":22: paths./accounts/{id}.delet: it is neither a method",
+    ),
+    (
+        "    delete:",
+        "    x-counterfoil: {open: true}\n    delete:",
+        ":22: paths./accounts/{id}.x-counterfoil: it belongs",
+    ),
+    (
+        "operationId: closeAccount",
+        "operationId: 7",
+        "delete.operationId: an operationId",
+    ),
+    (
+        "operationId: closeAccount",
+        "operationId: listAccounts",
+        "named listAccounts too",
+    ),
+    (
+        "{class: pci_1y, ",
+        "{clas: pci_1y, ",
+        "unknown field `clas`",
+    ),
+    (
+        "#/components/parameters/id",
+        "#/components/parameters/no",
+        ":18: paths./accounts/{id}.parameters.0: the $ref",
+    ),
+    (
+        "name: id, in: path",
+        "name: other, in: path",
+        "path parameter id is not declared",
+    ),
+    (
+        "operationId: listAccounts\n      responses:\n        \"200\": {description: all of them}",
+        "operationId: listAccounts",
+        ":12: paths./accounts.get: it has no responses",
+    ),
+    ("/health:", "/accounts:", "accounts.yaml:27"),
+    ("paths:", "paths:\n  /accounts: {}", "accounts.yaml:"),
+    ("info:", "info: [", "accounts.yaml:"),
+];
+
 #[test]
 fn a_bad_operation_refuses_the_whole_document_and_says_where() {
-    for (from, to, place) in [
-        ("3.0.3", "2.0.0", ":1: openapi: 2.0.0"),
-        ("3.0.3", "3.2.0", ":1: openapi: 3.2.0 is not supported"),
-        ("title: accounts", "title: \"\"", ":3: info.title: "),
-        ("title: accounts", "title: [a]", ":3: info.title: "),
-        (
-            "class: sox_7y",
-            "class: long",
-            ":8: x-counterfoil.class: long",
-        ),
-        (
-            "service: ledger",
-            "servce: ledger",
-            ":5: x-counterfoil: unknown field",
-        ),
-        (
-            "owner_team: core",
-            "access: all",
-            ":5: x-counterfoil: unknown variant",
-        ),
-        (
-            "scopes: [sox]",
-            "scopes: ['']",
-            ":9: x-counterfoil.scopes: scopes are",
-        ),
-        (
-            "  /accounts:\n",
-            "  accounts:\n",
-            ":11: paths.accounts: a path begins with /",
-        ),
-        (
-            "/accounts/{id}:",
-            "/accounts/{id}.json:",
-            "the path parameter id|the path has no parameter id",
-        ),
-        (
-            "/accounts/{id}:",
-            "/accounts/../{id}:",
-            ":16: paths./accounts/../{id}.get: the route",
-        ),
-        ("/health:", "/accounts/{other}:", "other is not declared"),
-        (
-            "    delete:",
-            "    delet:",
-            ":22: paths./accounts/{id}.delet: it is neither a method",
-        ),
-        (
-            "    delete:",
-            "    x-counterfoil: {open: true}\n    delete:",
-            ":22: paths./accounts/{id}.x-counterfoil: it belongs",
-        ),
-        (
-            "operationId: closeAccount",
-            "operationId: 7",
-            "delete.operationId: an operationId",
-        ),
-        (
-            "operationId: closeAccount",
-            "operationId: listAccounts",
-            "named listAccounts too",
-        ),
-        (
-            "{class: pci_1y, ",
-            "{clas: pci_1y, ",
-            "unknown field `clas`",
-        ),
-        (
-            "#/components/parameters/id",
-            "#/components/parameters/no",
-            ":18: paths./accounts/{id}.parameters.0: the $ref",
-        ),
-        (
-            "name: id, in: path",
-            "name: other, in: path",
-            "path parameter id is not declared",
-        ),
-        (
-            "operationId: listAccounts\n      responses:\n        \"200\": {description: all of them}",
-            "operationId: listAccounts",
-            ":12: paths./accounts.get: it has no responses",
-        ),
-        ("/health:", "/accounts:", "accounts.yaml:28"),
-        ("paths:", "paths:\n  /accounts: {}", "accounts.yaml:"),
-        ("info:", "info: [", "accounts.yaml:"),
-    ] {
+    for (from, to, place) in BAD {
         let error = changed(from, to).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("accounts.yaml"), "{to}: {text}");
