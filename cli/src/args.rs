@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
+    /// Make root certificate and keys of a new estate; print what proxies must know, as lines for proxy.toml
+    Init(InitArgs),
+    /// Print what people.toml and users.toml keep of a password, which is PGPASSWORD or asked for
+    Verifier,
     /// Publish OpenAPI documents, list APIs, retire them
     Api(ApiArgs),
     /// Register what may join the mesh
@@ -125,6 +129,20 @@ pub(crate) struct SqlArgs {
     pub(crate) output: RowsOutput,
     /// The statement
     pub(crate) sql: String,
+}
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  counterfoil init /var/lib/counterfoil --trust-domain bank.test\n\n\
+                        What is there is kept. Exit codes: 0 done, 1 failure, 2 wrong use"
+)]
+pub(crate) struct InitArgs {
+    /// The data directory
+    pub(crate) directory: PathBuf,
+    /// Trust domain of every identity, as in bank.test
+    #[arg(long, value_name = "NAME")]
+    pub(crate) trust_domain: String,
 }
 
 /// Form in which rows are printed.

@@ -252,7 +252,9 @@ fn believe(file: &Path) -> Result<Arc<ClientConfig>, HttpError> {
     let certificates = CertificateDer::pem_file_iter(file).map_err(|e| unusable(e.to_string()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| unusable(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(unusable("there is no certificate in it".to_owned()));

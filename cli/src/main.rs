@@ -9,6 +9,7 @@ mod exit;
 mod people;
 mod role;
 mod rows;
+mod setup;
 mod sim;
 mod sql;
 mod verify;
@@ -45,6 +46,8 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Init(args) => setup::init(args),
+        Command::Verifier => setup::verifier(),
         Command::Api(args) => people::api(args),
         Command::Workload(args) => people::workload(args),
         Command::Grant(args) => people::grant(args),

@@ -5,7 +5,7 @@ mod door;
 mod explain;
 mod grant;
 mod import;
-mod password;
+pub(crate) mod password;
 mod show;
 mod workload;
 

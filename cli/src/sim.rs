@@ -55,7 +55,9 @@ const BLOCKING_THREADS: usize = 8;
 /// Runs the simulation and prints its figures.
 pub(crate) fn run(args: &SimArgs) -> Outcome {
     if args.estate.is_some_and(|estate| estate < args.proxies) {
-        let error = anyhow!("--estate must not be less than --proxies: each proxy stands beside one workload");
+        let error = anyhow!(
+            "--estate must not be less than --proxies: each proxy stands beside one workload"
+        );
         return Err(Failure::usage(error));
     }
     limit::raise(args.proxies)?;
@@ -89,7 +91,9 @@ struct Folder {
 impl Folder {
     fn make(wanted: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = wanted else {
-            let temporary = tempfile::Builder::new().prefix("counterfoil-sim-").tempdir();
+            let temporary = tempfile::Builder::new()
+                .prefix("counterfoil-sim-")
+                .tempdir();
             let temporary = temporary.context("making a temporary directory")?;
             return Ok(Self {
                 path: temporary.path().to_owned(),
@@ -119,7 +123,10 @@ async fn simulate(args: &SimArgs, console: &Arc<Console>) -> anyhow::Result<Figu
     drop(import);
     let figures = sim.measure().await;
     sim.fleet.stop().await;
-    for process in [sim.control.take(), sim.collector.take()].into_iter().flatten() {
+    for process in [sim.control.take(), sim.collector.take()]
+        .into_iter()
+        .flatten()
+    {
         process.stop().await;
     }
     figures
@@ -154,7 +161,9 @@ impl<'a> Sim<'a> {
         let mut door = place.door().await?;
         console.progress("control takes the estate".to_owned());
         let began = clock::mono_ns();
-        door.post("/v1/import", import).await.context("importing the estate")?;
+        door.post("/v1/import", import)
+            .await
+            .context("importing the estate")?;
         figures.import_s = seconds(began);
         let collector = Process::start("collector", &place).await?;
         let proxies = usize::try_from(args.proxies)?;
@@ -219,7 +228,8 @@ impl<'a> Sim<'a> {
     async fn steady(&mut self) -> anyhow::Result<()> {
         self.wait(SETTLE, "polls settle").await?;
         let from = clock::wall();
-        self.wait(self.args.steady, "steady polling is measured").await?;
+        self.wait(self.args.steady, "steady polling is measured")
+            .await?;
         let until = clock::wall();
         // A poll is told when it ends, and counted when it began.
         self.wait(SETTLE, "the last polls end").await?;
@@ -235,7 +245,11 @@ impl<'a> Sim<'a> {
         let Some(api) = called.first().and_then(|(name, _)| self.estate.api(name)) else {
             return Ok(());
         };
-        let of_server = self.estate.workloads.iter().find(|w| w.spiffe_id == api.server);
+        let of_server = self
+            .estate
+            .workloads
+            .iter()
+            .find(|w| w.spiffe_id == api.server);
         let Some(server) = of_server else {
             return Ok(());
         };
@@ -246,11 +260,17 @@ impl<'a> Sim<'a> {
             "addresses": ["10.255.0.1:15006"],
         });
         let from = clock::wall();
-        self.door.post("/v1/workloads", &body).await.context("moving a workload")?;
+        self.door
+            .post("/v1/workloads", &body)
+            .await
+            .context("moving a workload")?;
         self.until(CHANGE_TIME_MAX, |sim| {
             let taken = sim.fleet.taken_since(&affected, from).len();
             let all = affected.len();
-            (taken == all, format!("{taken} of {all} proxies have the change"))
+            (
+                taken == all,
+                format!("{taken} of {all} proxies have the change"),
+            )
         })
         .await?;
         let taken = self.fleet.taken_since(&affected, from);
@@ -275,12 +295,19 @@ impl<'a> Sim<'a> {
                 continue;
             };
             if !probe.is_allowed() {
-                bail!("{} could not call {} before the grant was revoked", grant.consumer, grant.api);
+                bail!(
+                    "{} could not call {} before the grant was revoked",
+                    grant.consumer,
+                    grant.api
+                );
             }
             let from = clock::wall();
             let path = format!("/v1/grants/{}/revoke", encoded(id));
             let body = json!({ "ticket": "SIM-1", "comment": "simulated" });
-            self.door.post(&path, &body).await.context("revoking a grant")?;
+            self.door
+                .post(&path, &body)
+                .await
+                .context("revoking a grant")?;
             let done = took.len();
             let denied = self
                 .until(REVOCATION_TIME_MAX, |_| {
@@ -318,7 +345,10 @@ impl<'a> Sim<'a> {
         let all = usize::try_from(self.args.proxies)?;
         self.until(RECOVERY_TIME_MAX, |sim| {
             let polled = sim.fleet.polled_since(back);
-            (polled == all, format!("{polled} of {all} proxies have polled again"))
+            (
+                polled == all,
+                format!("{polled} of {all} proxies have polled again"),
+            )
         })
         .await?;
         self.figures.recovered = self.fleet.polled_since(back);
@@ -341,7 +371,10 @@ impl<'a> Sim<'a> {
         self.until(time + LOOK_EVERY, |_| {
             let left = end.since_ns(clock::wall()).max(0);
             let left_s = Duration::from_nanos(left.unsigned_abs()).as_secs_f64();
-            (left == 0, format!("{what}: {:.0} of {full:.0} s", full - left_s))
+            (
+                left == 0,
+                format!("{what}: {:.0} of {full:.0} s", full - left_s),
+            )
         })
         .await
         .map(drop)
@@ -377,7 +410,10 @@ impl<'a> Sim<'a> {
     }
 
     fn check_children(&mut self) -> anyhow::Result<()> {
-        for process in [&mut self.control, &mut self.collector].into_iter().flatten() {
+        for process in [&mut self.control, &mut self.collector]
+            .into_iter()
+            .flatten()
+        {
             if let Some(end) = process.ended() {
                 bail!("{end}");
             }
@@ -430,8 +466,10 @@ mod tests {
             let at = estate.workloads.iter().position(|w| w.spiffe_id == *server);
             assert!(at.unwrap() < 30);
         }
-        let different: std::collections::HashSet<_> =
-            doomed.iter().map(|grant| (&grant.consumer, &grant.api)).collect();
+        let different: std::collections::HashSet<_> = doomed
+            .iter()
+            .map(|grant| (&grant.consumer, &grant.api))
+            .collect();
         assert_eq!(different.len(), 20);
     }
 

@@ -313,7 +313,10 @@ fn moment(text: &str) -> Result<String, String> {
         }
     }
     let from_now = text.strip_suffix('d').and_then(|days| {
-        let days = days.parse::<i64>().ok().filter(|days| (1..=36_500).contains(days))?;
+        let days = days
+            .parse::<i64>()
+            .ok()
+            .filter(|days| (1..=36_500).contains(days))?;
         Some(clock::wall().plus_ns(days * 86_400_000_000_000).to_string())
     });
     from_now
@@ -340,8 +343,20 @@ mod tests {
             "2027-06-30T12:00:00+02:00"
         );
         let (soon, later) = (moment("20s").unwrap(), moment("90d").unwrap());
-        assert!(soon < later && soon > moment("1s").unwrap(), "{soon} {later}");
-        for wrong in ["", "d", "0d", "-3d", "tomorrow", "2027-13-01", "99999999d", "2027-06-30T12"] {
+        assert!(
+            soon < later && soon > moment("1s").unwrap(),
+            "{soon} {later}"
+        );
+        for wrong in [
+            "",
+            "d",
+            "0d",
+            "-3d",
+            "tomorrow",
+            "2027-13-01",
+            "99999999d",
+            "2027-06-30T12",
+        ] {
             assert!(moment(wrong).is_err(), "{wrong}");
         }
     }
@@ -365,7 +380,12 @@ mod tests {
         let whole = "counterfoil grant request --consumer shop --api pay --operation a --operation b \
                      --purpose p --ticket t --expires 90d";
         assert!(Cli::try_parse_from(whole.split(' ').filter(|w| !w.is_empty())).is_ok());
-        for left_out in ["--purpose p", "--operation a --operation b", "--ticket t", "--expires 90d"] {
+        for left_out in [
+            "--purpose p",
+            "--operation a --operation b",
+            "--ticket t",
+            "--expires 90d",
+        ] {
             let words = whole.replace(left_out, "");
             let words = words.split(' ').filter(|word| !word.is_empty());
             assert!(Cli::try_parse_from(words).is_err(), "{left_out}");

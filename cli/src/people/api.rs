@@ -41,7 +41,11 @@ pub(super) async fn run(args: &ApiArgs) -> Outcome {
         ApiCommand::Import(files) => return import::run(&mut door, files, output).await,
         ApiCommand::List => {
             let answer = door.get("/v1/apis").await.map_err(failed)?;
-            show::rows(show::list(answer, "apis").map_err(failed)?, &COLUMNS, output)?;
+            show::rows(
+                show::list(answer, "apis").map_err(failed)?,
+                &COLUMNS,
+                output,
+            )?;
         }
         ApiCommand::Show { api } => {
             let path = format!("/v1/apis/{}", encoded(api));

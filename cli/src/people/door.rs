@@ -71,7 +71,9 @@ impl fmt::Display for Problem {
             write!(f, " ({})", named.join(", "))?;
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            f.write_str("; give the person in the URL or as --user, and the password as PGPASSWORD")?;
+            f.write_str(
+                "; give the person in the URL or as --user, and the password as PGPASSWORD",
+            )?;
         }
         Ok(())
     }
@@ -84,7 +86,11 @@ impl Problem {
     }
 
     fn read(status: StatusCode, body: &Value) -> Option<Self> {
-        let text = |name: &str| body.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+        let text = |name: &str| {
+            body.get(name)
+                .and_then(Value::as_str)
+                .map(ToOwned::to_owned)
+        };
         let mut detail = text("detail").or_else(|| text("title"))?;
         if let Some(file) = text("file").filter(|file| !detail.contains(file)) {
             let line = body.get("line").and_then(Value::as_u64);
@@ -117,7 +123,7 @@ impl Door {
         let mut server = Server::parse(&url, PORT, args.user.as_deref(), password.as_deref())
             .map_err(Failure::usage)?;
         if let (Some(user), None) = (&server.user, &server.password) {
-            server.password = password::prompt(user)?;
+            server.password = password::prompt(&format!("Password of {user}"))?;
         }
         let connected = Self::connect(&server, args.cacert.as_ref()).await;
         connected.map_err(|error| match error {

@@ -66,7 +66,9 @@ fn told(answer: &Value) -> String {
     }
     let nearest = answer.get("nearest").and_then(Value::as_array);
     for near in nearest.into_iter().flatten() {
-        let id = text(near, "grant_id").map(|id| format!("{id}: ")).unwrap_or_default();
+        let id = text(near, "grant_id")
+            .map(|id| format!("{id}: "))
+            .unwrap_or_default();
         let what = text(near, "what").unwrap_or_default();
         out.push_str(&format!("\n  {:<10} {id}{what}", "nearest"));
         if let Some(missing) = text(near, "missing") {

@@ -37,10 +37,18 @@ pub(super) async fn run(args: &GrantArgs) -> Outcome {
             }
             return Ok(OK);
         }
-        GrantCommand::List { state, consumer, api } => {
+        GrantCommand::List {
+            state,
+            consumer,
+            api,
+        } => {
             let filters = [("state", state), ("consumer", consumer), ("api", api)];
             let answer = door.get(&list_path(&filters)).await.map_err(failed)?;
-            show::rows(show::list(answer, "grants").map_err(failed)?, &COLUMNS, output)?;
+            show::rows(
+                show::list(answer, "grants").map_err(failed)?,
+                &COLUMNS,
+                output,
+            )?;
             return Ok(OK);
         }
         GrantCommand::Show { id } => {
@@ -117,7 +125,10 @@ mod tests {
     #[test]
     fn filters_become_a_query() {
         assert_eq!(list_path(&[("state", &None), ("api", &None)]), "/v1/grants");
-        let (state, consumer) = (Some("requested".to_owned()), Some("spiffe://b/w".to_owned()));
+        let (state, consumer) = (
+            Some("requested".to_owned()),
+            Some("spiffe://b/w".to_owned()),
+        );
         assert_eq!(
             list_path(&[("state", &state), ("consumer", &consumer), ("api", &None)]),
             "/v1/grants?state=requested&consumer=spiffe%3A%2F%2Fb%2Fw"

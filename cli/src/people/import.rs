@@ -94,26 +94,34 @@ async fn import(door: &mut Door, args: &ImportArgs, file: &Path) -> Result<Value
     let mut body = json!({ "document": text, "file": short(file) });
     show::put(&mut body, "owner_team", args.owner_team.as_deref());
     show::put(&mut body, "server", args.server.as_deref());
-    show::put(&mut body, "access", args.access.map(|access| access.as_str()));
+    show::put(
+        &mut body,
+        "access",
+        args.access.map(|access| access.as_str()),
+    );
     show::put(&mut body, "ticket", args.ticket.as_deref());
     show::put(&mut body, "comment", args.comment.as_deref());
-    door.post("/v1/apis", &body).await.map_err(|error| match error {
-        DoorError::Problem(problem) if !problem.is_login() => {
-            let said = chain(&problem.into());
-            // Control names the file itself where it knows the line.
-            Refused::Document(if said.contains(&name) {
-                said
-            } else {
-                format!("{name}: {said}")
-            })
-        }
-        other => Refused::Door(other),
-    })
+    door.post("/v1/apis", &body)
+        .await
+        .map_err(|error| match error {
+            DoorError::Problem(problem) if !problem.is_login() => {
+                let said = chain(&problem.into());
+                // Control names the file itself where it knows the line.
+                Refused::Document(if said.contains(&name) {
+                    said
+                } else {
+                    format!("{name}: {said}")
+                })
+            }
+            other => Refused::Door(other),
+        })
 }
 
 /// The path as it was given; of a long one the last part, which decides between YAML and JSON.
 fn short(file: &Path) -> String {
-    let last = file.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+    let last = file
+        .file_name()
+        .map_or_else(Default::default, |name| name.to_string_lossy());
     let whole = file.to_string_lossy();
     let fits = |name: &str| name.len() <= FILE_BYTES_MAX;
     [whole, last]
@@ -132,7 +140,12 @@ fn read(file: &Path) -> io::Result<String> {
     }
     String::from_utf8(text).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes().iter().take(at).filter(|b| **b == b'\n').count();
+        let line = 1 + error
+            .as_bytes()
+            .iter()
+            .take(at)
+            .filter(|b| **b == b'\n')
+            .count();
         io::Error::other(format!("line {line} is not UTF-8"))
     })
 }
@@ -151,6 +164,11 @@ mod tests {
         assert!(read(&directory.path().join("missing")).is_err());
         let large = vec![b' '; 1 + (8 << 20)];
         std::fs::write(&file, large).unwrap();
-        assert!(read(&file).unwrap_err().to_string().contains("more than 8388608"));
+        assert!(
+            read(&file)
+                .unwrap_err()
+                .to_string()
+                .contains("more than 8388608")
+        );
     }
 }

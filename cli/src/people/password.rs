@@ -5,16 +5,18 @@ use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use anyhow::{Context as _, bail};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
+use crate::console::escaped;
+
 const CTRL_C: u8 = 0x03;
 const CTRL_D: u8 = 0x04;
 const CTRL_U: u8 = 0x15;
 const DELETE: [u8; 2] = [0x08, 0x7f];
 
-/// Asks for the password of `user` when a person sits there; nothing otherwise.
+/// Asks for a password when a person sits there; nothing otherwise.
 ///
 /// # Errors
 /// When the terminal cannot be read, or Ctrl-C is typed.
-pub(super) fn prompt(user: &str) -> anyhow::Result<Option<String>> {
+pub(crate) fn prompt(question: &str) -> anyhow::Result<Option<String>> {
     let (input, output) = (io::stdin(), io::stderr());
     if !input.is_terminal() || !output.is_terminal() {
         return Ok(None);
@@ -26,7 +28,7 @@ pub(super) fn prompt(user: &str) -> anyhow::Result<Option<String>> {
     silent
         .local_modes
         .remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
-    write!(output.lock(), "Password of {}: ", crate::console::escaped(user)).context(asking)?;
+    write!(output.lock(), "{}: ", escaped(question)).context(asking)?;
     tcsetattr(&input, OptionalActions::Flush, &silent).context(asking)?;
     let typed = typed(&mut input.lock());
     restore(&before);

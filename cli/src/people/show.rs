@@ -6,7 +6,11 @@ use super::door::DoorError;
 use crate::{args::RowsOutput, console::raw, exit::Failure, rows::Answer};
 
 /// Prints objects: a table has `columns`, the other forms everything that the objects have.
-pub(super) fn rows(objects: Vec<Value>, columns: &[&str], output: RowsOutput) -> anyhow::Result<()> {
+pub(super) fn rows(
+    objects: Vec<Value>,
+    columns: &[&str],
+    output: RowsOutput,
+) -> anyhow::Result<()> {
     answer(objects, columns, output).print(output)
 }
 
@@ -76,7 +80,11 @@ pub(super) fn put(body: &mut Value, name: &str, value: Option<&str>) {
 /// The names of all fields, in the order in which they come.
 fn names(objects: &[Value]) -> Option<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
-    for name in objects.iter().filter_map(Value::as_object).flat_map(|o| o.keys()) {
+    for name in objects
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(|o| o.keys())
+    {
         if !names.contains(name) {
             names.push(name.clone());
         }

@@ -63,7 +63,10 @@ impl StandIn {
 }
 
 async fn run(words: &[&str]) -> Outcome {
-    match Cli::try_parse_from([&["counterfoil"], words].concat()).unwrap().command {
+    match Cli::try_parse_from([&["counterfoil"], words].concat())
+        .unwrap()
+        .command
+    {
         Command::Api(args) => api::run(&args).await,
         Command::Workload(args) => workload::run(&args).await,
         Command::Grant(args) => grant::run(&args).await,
@@ -82,7 +85,9 @@ async fn one(
     let header = head.headers.get(http::header::AUTHORIZATION);
     let asked = Asked {
         line: format!("{} {}", head.method, head.uri),
-        authorization: header.map_or("", |value| value.to_str().unwrap()).to_owned(),
+        authorization: header
+            .map_or("", |value| value.to_str().unwrap())
+            .to_owned(),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
     };
     let (status, body) = answer(&asked);
@@ -93,7 +98,10 @@ async fn one(
 }
 
 fn refused(status: u16, detail: &str) -> (u16, Value) {
-    (status, json!({"title": "Refused", "detail": detail, "reason": "r"}))
+    (
+        status,
+        json!({"title": "Refused", "detail": detail, "reason": "r"}),
+    )
 }
 
 #[tokio::test]
@@ -112,9 +120,24 @@ async fn a_bad_document_does_not_keep_the_good_ones_out() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let (a, b, c) = (file("a.yaml", "one"), file("b.yaml", "bad"), file("c.json", "two"));
+    let (a, b, c) = (
+        file("a.yaml", "one"),
+        file("b.yaml", "bad"),
+        file("c.json", "two"),
+    );
     let missing = folder.path().join("missing.yaml").display().to_string();
-    let words = ["api", "import", &a, &b, &missing, &c, "--owner-team", "pay", "--access", "both"];
+    let words = [
+        "api",
+        "import",
+        &a,
+        &b,
+        &missing,
+        &c,
+        "--owner-team",
+        "pay",
+        "--access",
+        "both",
+    ];
     assert_eq!(control.run(&words).await.unwrap(), FAILURE);
     let asked = control.asked();
     assert_eq!(asked.len(), 3, "all that could be read were sent");
@@ -135,7 +158,10 @@ async fn an_unknown_person_ends_an_import_at_once() {
     let file = folder.path().join("a.yaml");
     std::fs::write(&file, "one").unwrap();
     let file = file.display().to_string();
-    let failure = control.run(&["api", "import", &file, &file]).await.unwrap_err();
+    let failure = control
+        .run(&["api", "import", &file, &file])
+        .await
+        .unwrap_err();
     assert_eq!(failure.code, FAILURE);
     assert!(failure.error.to_string().contains("who asks? (reason r)"));
     assert_eq!(control.asked().len(), 1);
@@ -206,7 +232,10 @@ async fn requests_and_questions_are_put_as_control_reads_them() {
             "ticket": "T-1", "expires": "2027-06-30T00:00:00Z",
         })
     );
-    assert_eq!(asked[3].body, json!({"status": "retired", "comment": "old"}));
+    assert_eq!(
+        asked[3].body,
+        json!({"status": "retired", "comment": "old"})
+    );
 }
 
 #[tokio::test]
@@ -223,8 +252,16 @@ async fn a_join_token_goes_into_a_file_for_its_owner_alone() {
     let path = folder.path().join("shop.token");
     let file = path.display().to_string();
     let add = |team| {
-        ["workload", "add", "spiffe://bank.test/workload/shop", "--team", team, "--token-file", &file]
-            .map(ToOwned::to_owned)
+        [
+            "workload",
+            "add",
+            "spiffe://bank.test/workload/shop",
+            "--team",
+            team,
+            "--token-file",
+            &file,
+        ]
+        .map(ToOwned::to_owned)
     };
     let words = |team| add(team).to_vec();
     let refs = |words: &[String]| words.iter().map(String::clone).collect::<Vec<_>>();
@@ -239,16 +276,26 @@ async fn a_join_token_goes_into_a_file_for_its_owner_alone() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "t0k3n");
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(run("shop").await.unwrap_err().code, FAILURE);
-    assert_eq!(control.asked().len(), 2, "control was not asked for a token without a place");
+    assert_eq!(
+        control.asked().len(),
+        2,
+        "control was not asked for a token without a place"
+    );
 }
 
 #[tokio::test]
 async fn a_wrong_url_is_wrong_use_and_a_server_that_is_away_a_failure() {
-    let failure = run(&["api", "list", "--url", "control:1"]).await.unwrap_err();
+    let failure = run(&["api", "list", "--url", "control:1"])
+        .await
+        .unwrap_err();
     assert_eq!(failure.code, USAGE);
-    let failure = run(&["api", "list", "--url", "https://127.0.0.1:1"]).await.unwrap_err();
+    let failure = run(&["api", "list", "--url", "https://127.0.0.1:1"])
+        .await
+        .unwrap_err();
     assert_eq!(failure.code, USAGE, "https without a certificate");
-    let failure = run(&["api", "list", "--url", "http://127.0.0.1:1"]).await.unwrap_err();
+    let failure = run(&["api", "list", "--url", "http://127.0.0.1:1"])
+        .await
+        .unwrap_err();
     assert_eq!(failure.code, FAILURE);
     assert!(failure.error.to_string().contains("is the server running?"));
 }
@@ -271,14 +318,30 @@ async fn a_directory_without_a_running_control_takes_documents_and_requests_alon
     assert_eq!(nameless.code, USAGE, "{:#}", nameless.error);
     let named = [&import[..], &["--user", "ines"]].concat();
     assert_eq!(run(&named).await.unwrap(), OK);
-    for read in [&["api", "list"][..], &["api", "show", "pay"], &["grant", "list"]] {
+    for read in [
+        &["api", "list"][..],
+        &["api", "show", "pay"],
+        &["grant", "list"],
+    ] {
         let words = [read, &["--data-dir", &data]].concat();
         assert_eq!(run(&words).await.unwrap(), OK, "{read:?}");
     }
-    let retire = ["api", "retire", "pay", "--data-dir", &data, "--user", "ines"];
+    let retire = [
+        "api",
+        "retire",
+        "pay",
+        "--data-dir",
+        &data,
+        "--user",
+        "ines",
+    ];
     let refused = run(&retire).await.unwrap_err();
     assert_eq!(refused.code, FAILURE);
-    assert!(refused.error.to_string().contains("reason offline"), "{:#}", refused.error);
+    assert!(
+        refused.error.to_string().contains("reason offline"),
+        "{:#}",
+        refused.error
+    );
     let nowhere = ["api", "list", "--data-dir", "/nowhere/at/all"];
     assert_eq!(run(&nowhere).await.unwrap_err().code, FAILURE);
 }

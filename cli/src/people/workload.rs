@@ -21,7 +21,13 @@ use crate::{
 };
 
 const COLUMNS: [&str; 7] = [
-    "name", "spiffe_id", "app", "team", "site", "zone", "addresses",
+    "name",
+    "spiffe_id",
+    "app",
+    "team",
+    "site",
+    "zone",
+    "addresses",
 ];
 const TOKEN: &str = "join_token";
 
@@ -31,7 +37,11 @@ pub(super) async fn run(args: &WorkloadArgs) -> Outcome {
     match &args.command {
         WorkloadCommand::List => {
             let answer = door.get("/v1/workloads").await.map_err(failed)?;
-            show::rows(show::list(answer, "workloads").map_err(failed)?, &COLUMNS, output)?;
+            show::rows(
+                show::list(answer, "workloads").map_err(failed)?,
+                &COLUMNS,
+                output,
+            )?;
         }
         WorkloadCommand::Add(workload) => {
             let added = add(&mut door, workload).await?;
@@ -55,10 +65,14 @@ async fn add(door: &mut Door, args: &WorkloadAddArgs) -> Result<Value, Failure> 
     let mut out = created?;
     let added = door.post("/v1/workloads", &body).await.map_err(failed);
     let written = added.and_then(|mut added| {
-        let token = added.as_object_mut().and_then(|fields| fields.remove(TOKEN));
+        let token = added
+            .as_object_mut()
+            .and_then(|fields| fields.remove(TOKEN));
         let token = token.as_ref().and_then(Value::as_str);
         let token = token.ok_or_else(|| anyhow!("control gave no join token"))?;
-        let written = out.write_all(token.as_bytes()).and_then(|()| out.sync_all());
+        let written = out
+            .write_all(token.as_bytes())
+            .and_then(|()| out.sync_all());
         written.with_context(|| format!("writing {}", file.display()))?;
         Ok(added)
     });
@@ -71,9 +85,16 @@ async fn add(door: &mut Door, args: &WorkloadAddArgs) -> Result<Value, Failure> 
 }
 
 fn body(args: &WorkloadAddArgs) -> Result<Value, Failure> {
-    let last = args.spiffe_id.rsplit('/').next().filter(|last| !last.is_empty());
+    let last = args
+        .spiffe_id
+        .rsplit('/')
+        .next()
+        .filter(|last| !last.is_empty());
     let name = args.name.as_deref().or(last).ok_or_else(|| {
-        Failure::usage(anyhow!("{:?} does not end in a name; give --name", args.spiffe_id))
+        Failure::usage(anyhow!(
+            "{:?} does not end in a name; give --name",
+            args.spiffe_id
+        ))
     })?;
     let mut body = json!({
         "spiffe_id": args.spiffe_id,
@@ -126,7 +147,10 @@ mod tests {
             "spiffe_id": "spiffe://bank.test/workload/shop", "name": "shop", "app": "shop",
             "team": "shop", "addresses": ["127.0.0.1:15006"], "zone": "a",
         });
-        assert_eq!(body(&args("spiffe://bank.test/workload/shop")).unwrap(), expected);
+        assert_eq!(
+            body(&args("spiffe://bank.test/workload/shop")).unwrap(),
+            expected
+        );
         assert!(body(&args("spiffe://bank.test/")).is_err());
     }
 

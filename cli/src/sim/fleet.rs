@@ -78,7 +78,9 @@ impl Fleet {
         doomed: &[&Grant],
     ) -> anyhow::Result<Self> {
         let workloads = || estate.workloads.iter().take(proxies);
-        let identities = workloads().map(|w| place.identity(&w.spiffe_id, &w.name)).collect();
+        let identities = workloads()
+            .map(|w| place.identity(&w.spiffe_id, &w.name))
+            .collect();
         let mut served: HashMap<&str, Vec<_>> = HashMap::new();
         let mut by_api = grants_by_api(estate, doomed);
         for api in &estate.apis {
@@ -211,7 +213,10 @@ impl Shared {
 
 /// The life of one proxy: it joins, and then pulls and decides until the end.
 async fn live(member: Arc<Member>, identity: IdentityConfig, shared: Arc<Shared>) {
-    let joined = shared.stop.run_until_cancelled(joined(&identity, &shared)).await;
+    let joined = shared
+        .stop
+        .run_until_cancelled(joined(&identity, &shared))
+        .await;
     let identity = match joined {
         Some(Ok(identity)) => identity,
         Some(Err(error)) => {
@@ -255,7 +260,10 @@ async fn live(member: Arc<Member>, identity: IdentityConfig, shared: Arc<Shared>
         }
         Seen::Health(_) => {}
     };
-    tokio::join!(pull.run(shared.stop.clone(), seen), decide(&member, &shared));
+    tokio::join!(
+        pull.run(shared.stop.clone(), seen),
+        decide(&member, &shared)
+    );
 }
 
 /// Gets an SVID, when it is this proxy's turn.

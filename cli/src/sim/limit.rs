@@ -49,6 +49,9 @@ mod tests {
             return;
         };
         let said = raise(too_many).unwrap_err().to_string();
-        assert!(said.contains("ulimit") && said.contains(&most.to_string()), "{said}");
+        assert!(
+            said.contains("ulimit") && said.contains(&most.to_string()),
+            "{said}"
+        );
     }
 }

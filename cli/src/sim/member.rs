@@ -57,7 +57,12 @@ impl Call {
 impl Probe {
     /// Whether the call would be allowed now.
     pub(super) fn is_allowed(&self) -> bool {
-        let Call { consumer, method, path, .. } = &self.call;
+        let Call {
+            consumer,
+            method,
+            path,
+            ..
+        } = &self.call;
         let verdict = self.policy.decide(consumer, method, path, clock::wall());
         verdict.decision == Decision::Allow
     }
@@ -89,7 +94,11 @@ impl Member {
             .flat_map(|(api, grants)| grants.iter().filter_map(|grant| Call::of_grant(api, grant)))
             .take(ALLOWED_MAX)
             .collect();
-        calls.extend(served.iter().find_map(|(api, _)| Call::of_nobody(api, trust_domain)));
+        calls.extend(
+            served
+                .iter()
+                .find_map(|(api, _)| Call::of_nobody(api, trust_domain)),
+        );
         calls.push(Call {
             consumer: format!("spiffe://{trust_domain}/workload/nobody"),
             method: "GET",
@@ -111,7 +120,12 @@ impl Member {
         let Some(call) = self.calls.get(turn % self.calls.len().max(1)) else {
             return Ok(());
         };
-        let Call { consumer, method, path, expected } = call;
+        let Call {
+            consumer,
+            method,
+            path,
+            expected,
+        } = call;
         let verdict = self.policy.decide(consumer, method, path, clock::wall());
         let reason = verdict.reason.as_str();
         if reason == *expected {

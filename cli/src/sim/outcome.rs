@@ -187,7 +187,10 @@ impl Figures {
         if let Some(failure) = &self.first_failure {
             row("first failure", failure.clone());
         }
-        row("outcome", if self.ok { "well" } else { "not well" }.to_owned());
+        row(
+            "outcome",
+            if self.ok { "well" } else { "not well" }.to_owned(),
+        );
         Answer {
             columns: ["figure", "value"].map(ToOwned::to_owned).to_vec(),
             rows: rows
@@ -198,7 +201,8 @@ impl Figures {
     }
 
     fn memory(&self) -> String {
-        let mib = |value: Option<f64>| value.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB"));
+        let mib =
+            |value: Option<f64>| value.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB"));
         let mut text = format!("{} with all proxies", mib(self.control_mib_joined));
         if self.outage_s > 0.0 {
             text.push_str(&format!(
@@ -225,7 +229,10 @@ mod tests {
     #[test]
     fn percentiles_are_of_the_nearest_rank() {
         let spread = Spread::of((1..=200).rev().map(|ms| ms * 1_000_000).collect(), 201);
-        assert_eq!((spread.p50_ms, spread.p99_ms, spread.max_ms), (100.0, 198.0, 200.0));
+        assert_eq!(
+            (spread.p50_ms, spread.p99_ms, spread.max_ms),
+            (100.0, 198.0, 200.0)
+        );
         assert_eq!((spread.due, spread.reached), (201, 200));
         assert!(!spread.is_whole());
         assert_eq!(Spread::of(Vec::new(), 0), Spread::default());
@@ -267,7 +274,10 @@ mod tests {
     fn a_table_tells_of_an_outage_only_when_there_was_one() {
         let told = |figures: Figures| format!("{:?}", figures.table().rows);
         assert!(told(well()).contains("for 60 s: 0 decisions, 0 failed"));
-        let calm = Figures { outage_s: 0.0, ..well() };
+        let calm = Figures {
+            outage_s: 0.0,
+            ..well()
+        };
         assert!(!told(calm).contains("recovery"));
     }
 }

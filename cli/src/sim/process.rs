@@ -62,7 +62,10 @@ impl Process {
             }
             if Duration::from_nanos(clock::mono_ns() - from) > READY_TIME_MAX {
                 let words = last_words(&process.log, logged);
-                bail!("{name} was not ready within {} s; {words}", READY_TIME_MAX.as_secs());
+                bail!(
+                    "{name} was not ready within {} s; {words}",
+                    READY_TIME_MAX.as_secs()
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -102,7 +105,9 @@ impl Process {
     /// Memory that it holds (MiB).
     pub(super) fn resident_mib(&self) -> Option<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kib: u32 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
         Some(f64::from(kib) / 1_024.0)
     }

@@ -55,7 +55,14 @@ pub(super) fn provision(root: &Path, estate: &Estate) -> anyhow::Result<(Place, 
     };
     let data = DataDirectory::create(root.to_owned()).context("making the data directory")?;
     let root = data.root();
-    for folder in ["logs", "tokens", "state", "spool", "fleet-spool", "collector"] {
+    for folder in [
+        "logs",
+        "tokens",
+        "state",
+        "spool",
+        "fleet-spool",
+        "collector",
+    ] {
         let path = root.join(folder);
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
     }
@@ -194,7 +201,9 @@ impl Place {
     fn import(&self, estate: &Estate) -> anyhow::Result<Value> {
         let mut failed = None;
         let mut import = estate.import(clock::wall(), |workload: &Workload| {
-            self.token(&workload.name).map_err(|error| failed = Some(error)).ok()
+            self.token(&workload.name)
+                .map_err(|error| failed = Some(error))
+                .ok()
         });
         if let Some(error) = failed {
             return Err(error);

@@ -72,7 +72,13 @@ mod tests {
             traffic.sent(at(ms));
         }
         let counted = traffic.between(at(0), at(1_000));
-        assert_eq!(counted, Counted { per_s: 6.0, peak: 3 });
+        assert_eq!(
+            counted,
+            Counted {
+                per_s: 6.0,
+                peak: 3
+            }
+        );
         assert_eq!(traffic.between(at(1_000), at(1_100)).peak, 1);
         assert_eq!(traffic.between(at(-5_000), at(0)), Counted::default());
     }
