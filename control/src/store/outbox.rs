@@ -106,7 +106,7 @@ fn api_rows(api: ApiRecord) -> Vec<Row> {
             method: o.method.clone(),
             route: o.route.clone(),
             scopes: o.scopes.clone(),
-            retention_class: o.retention_class.clone(),
+            class: o.retention_class.clone(),
             open: o.open,
             recorded_at: api.recorded_at,
             event_id: api.event_id.clone(),
@@ -125,7 +125,7 @@ fn api_rows(api: ApiRecord) -> Vec<Row> {
         openapi: api.openapi,
         document_sha256: api.document_sha256,
         scopes: api.scopes,
-        retention_class: api.retention_class,
+        class: api.retention_class,
         recorded_at: api.recorded_at,
         event_id: api.event_id,
     }));
