@@ -1,8 +1,17 @@
 //! The command line: subcommands, options, examples.
 
+mod people;
+mod sim;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use people::{
+    ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
+    PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
+};
+pub(crate) use sim::{FiguresOutput, SimArgs};
 
 /// The books of a service mesh: run it, ask it, prove it.
 #[derive(Debug, Parser)]
@@ -11,7 +20,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     arg_required_else_help = true,
     after_help = "Examples:\n  counterfoil demo --for 30s\n  counterfoil sql --data-dir counterfoil-data \"select * from denials\"\n  \
-                  counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n\n\
+                  counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n  \
+                  counterfoil grant list --url http://ines@127.0.0.1:15444 --state requested\n\n\
                   Exit codes: 0 done or proved, 1 failure, 2 wrong use, 3 integrity failure, 64 wrong configuration"
 )]
 pub(crate) struct Cli {
@@ -28,6 +38,20 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
+    /// Make root certificate and keys of a new estate; print what proxies must know, as lines for proxy.toml
+    Init(InitArgs),
+    /// Print what people.toml and users.toml keep of a password, which is PGPASSWORD or asked for
+    Verifier,
+    /// Publish OpenAPI documents, list APIs, retire them
+    Api(ApiArgs),
+    /// Register what may join the mesh
+    Workload(WorkloadArgs),
+    /// Ask for, decide, review and revoke leave to call operations
+    Grant(GrantArgs),
+    /// Ask what would be decided on a call, and why
+    Policy(PolicyArgs),
+    /// Measure control with a fleet of simulated proxies, killing it once
+    Sim(SimArgs),
     /// Run the control plane: catalogue, grants, certificates
     Control(RoleArgs),
     /// Run the collector: receive, check, seal
@@ -101,15 +125,29 @@ pub(crate) struct SqlArgs {
     #[arg(long, env = "COUNTERFOIL_USER")]
     pub(crate) user: Option<String>,
     /// Form of the answer
-    #[arg(short, long, value_enum, default_value_t = SqlOutput::Table)]
-    pub(crate) output: SqlOutput,
+    #[arg(short, long, value_enum, default_value_t = RowsOutput::Table)]
+    pub(crate) output: RowsOutput,
     /// The statement
     pub(crate) sql: String,
 }
 
+/// Options of `init`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  counterfoil init /var/lib/counterfoil --trust-domain bank.test\n\n\
+                        What is there is kept. Exit codes: 0 done, 1 failure, 2 wrong use"
+)]
+pub(crate) struct InitArgs {
+    /// The data directory
+    pub(crate) directory: PathBuf,
+    /// Trust domain of every identity, as in bank.test
+    #[arg(long, value_name = "NAME")]
+    pub(crate) trust_domain: String,
+}
+
 /// Form in which rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SqlOutput {
+pub(crate) enum RowsOutput {
     /// Aligned columns
     Table,
     /// One array of row objects

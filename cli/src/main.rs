@@ -2,10 +2,15 @@
 
 mod args;
 mod children;
+mod client;
 mod console;
 mod demo;
 mod exit;
+mod people;
 mod role;
+mod rows;
+mod setup;
+mod sim;
 mod sql;
 mod verify;
 
@@ -41,6 +46,13 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Init(args) => setup::init(args),
+        Command::Verifier => setup::verifier(),
+        Command::Api(args) => people::api(args),
+        Command::Workload(args) => people::workload(args),
+        Command::Grant(args) => people::grant(args),
+        Command::Policy(args) => people::policy(args),
+        Command::Sim(args) => sim::run(args),
         Command::Control(args) => role::control(args),
         Command::Collector(args) => role::collector(args),
         Command::Query(args) => role::query(args),

@@ -7,6 +7,8 @@ mod boundaries;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod governed;
+#[cfg(test)]
 mod live;
 #[cfg(test)]
 mod replay;
@@ -14,5 +16,7 @@ mod replay;
 mod sealed;
 #[cfg(test)]
 mod shape;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod world;

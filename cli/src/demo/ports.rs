@@ -91,24 +91,8 @@ impl Ports {
     }
 
     fn free(proxies: usize) -> Result<Self, PortError> {
-        let needed = 4 + 3 * proxies;
-        let first = rand::rng().random_range(0..BLOCKS);
-        let (mut held, mut found) = (Vec::new(), Vec::new());
-        for step in 0..BLOCKS {
-            if found.len() >= needed {
-                break;
-            }
-            let block = AUTO_FROM + (first + step) % BLOCKS * BLOCK;
-            let Ok(guard) = TcpListener::bind(loopback(block)) else {
-                continue;
-            };
-            held.push(guard);
-            found.extend(
-                (block + 1..block + BLOCK)
-                    .map(loopback)
-                    .filter(|a| TcpListener::bind(a).is_ok()),
-            );
-        }
+        let (found, held) = free(4 + 3 * proxies)?;
+        let needed = found.len();
         let mut found = found.into_iter();
         let mut take = || found.next().ok_or(PortError::NoneFree { needed });
         Ok(Self {
@@ -128,6 +112,35 @@ impl Ports {
             _held: held,
         })
     }
+}
+
+/// So many free ports, which no other demo or simulation takes while the listeners are held.
+///
+/// # Errors
+/// When they are not found.
+pub(crate) fn free(needed: usize) -> Result<(Vec<SocketAddr>, Vec<TcpListener>), PortError> {
+    let first = rand::rng().random_range(0..BLOCKS);
+    let (mut held, mut found) = (Vec::new(), Vec::new());
+    for step in 0..BLOCKS {
+        if found.len() >= needed {
+            break;
+        }
+        let block = AUTO_FROM + (first + step) % BLOCKS * BLOCK;
+        let Ok(guard) = TcpListener::bind(loopback(block)) else {
+            continue;
+        };
+        held.push(guard);
+        found.extend(
+            (block + 1..block + BLOCK)
+                .map(loopback)
+                .filter(|a| TcpListener::bind(a).is_ok()),
+        );
+    }
+    if found.len() < needed {
+        return Err(PortError::NoneFree { needed });
+    }
+    found.truncate(needed);
+    Ok((found, held))
 }
 
 const fn loopback(port: u16) -> SocketAddr {

@@ -96,7 +96,7 @@ pub(crate) fn provision(
     let site = Site { root, ports, keys };
     let (workloads, roles) = identities(&site, system)?;
     catalogue::write(&root.join("catalogue"), system, &workloads, &roles)?;
-    let log_key = log_key(root)?;
+    let log_key = log_key(root, ORIGIN)?;
     write(root, "policy.toml", &policy(&site, &log_key))?;
     write(root, "objectives/demo.yaml", OBJECTIVES)?;
     let password = hex::encode(rand::rng().random::<[u8; 12]>());
@@ -162,14 +162,14 @@ fn token(file: &Path) -> anyhow::Result<String> {
 }
 
 /// The log's key, made at the first start.
-fn log_key(root: &Path) -> anyhow::Result<LogKey> {
+pub(crate) fn log_key(root: &Path, origin: &str) -> anyhow::Result<LogKey> {
     let file = root.join("collector").join("log.key");
     let reading = || format!("reading the log's key {}", file.display());
     if file.exists() {
         let pem = fs::read_to_string(&file).with_context(reading)?;
-        return LogKey::from_pem(ORIGIN, &pem).with_context(reading);
+        return LogKey::from_pem(origin, &pem).with_context(reading);
     }
-    let key = LogKey::generate(ORIGIN).context("making the log's key")?;
+    let key = LogKey::generate(origin).context("making the log's key")?;
     write_secret(&file, &key.to_pem().context("writing the log's key")?)?;
     Ok(key)
 }
@@ -286,7 +286,7 @@ fn write(root: &Path, below: &str, text: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Writes a file that only its owner may read.
-fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
     let writing = || format!("writing {}", file.display());
     let staged = file.with_extension("new");
     let mut out = File::options()

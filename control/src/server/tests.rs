@@ -14,6 +14,7 @@ use crate::fixture::{LEDGER, PORTAL, TOKEN, bank, seed};
 use crate::published::Cause;
 use crate::published::estate::spooled;
 
+mod client;
 mod polls;
 mod tokens;
 
