@@ -17,7 +17,7 @@ use crate::people::{Door, inner};
 use crate::store::{Settings, Store, StoreError};
 
 /// What changes the state and needs no second person and no running control.
-const ALLOWED: [&str; 2] = ["/v1/apis", "/v1/grants"];
+const ALLOWED: [&str; 4] = ["/v1/apis", "/v1/grants", "/v1/import", "/v1/workloads"];
 /// Answers are made here; this bounds no stranger.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
@@ -56,15 +56,29 @@ impl Desk {
     /// # Errors
     /// [`OfflineError`]
     pub fn open(data_dir: &Path, person: &str) -> Result<Self, OfflineError> {
-        let dir = data_dir.to_owned();
-        if !data_dir.is_dir() {
-            return Err(OfflineError::Absent { dir });
+        Self::of(store(data_dir)?, person)
+    }
+
+    /// As [`Desk::open`], for an estate on which control has not run yet: `trust_domain` is the one
+    /// that it will be configured with.
+    ///
+    /// # Errors
+    /// [`OfflineError`]
+    pub fn begin(data_dir: &Path, person: &str, trust_domain: &str) -> Result<Self, OfflineError> {
+        let mut store = store(data_dir)?;
+        if store.settings().map_err(OfflineError::Store)?.is_none() {
+            let settings = Settings {
+                trust_domain: trust_domain.to_owned(),
+                default_class: config::default_class(),
+            };
+            store
+                .keep_settings(&settings)
+                .map_err(OfflineError::Store)?;
         }
-        let state = data_dir.join("control");
-        let store = Store::open(&state).map_err(|error| match error {
-            StoreError::Locked { .. } => OfflineError::InUse { dir },
-            error => OfflineError::Store(error),
-        })?;
+        Self::of(store, person)
+    }
+
+    fn of(store: Store, person: &str) -> Result<Self, OfflineError> {
         let settings = store.settings().map_err(OfflineError::Store)?;
         let settings = settings.unwrap_or_else(|| Settings {
             trust_domain: String::new(),
@@ -85,8 +99,8 @@ impl Desk {
         })
     }
 
-    /// Asks as the door for people would be asked: all GETs, `POST /v1/apis` and `POST /v1/grants`.
-    /// Anything else needs a running control and is refused with the reason `offline`.
+    /// Asks as the door for people would be asked: all GETs, and `POST` of APIs, workloads, requests
+    /// for grants and whole estates, whose grants name two people themselves. Anything else needs a running control and is refused with the reason `offline`.
     pub async fn ask(
         &self,
         method: Method,
@@ -120,6 +134,17 @@ impl Desk {
             .and_then(|body| serde_json::from_slice(&body).ok());
         (status, body.unwrap_or(Value::Null))
     }
+}
+
+fn store(data_dir: &Path) -> Result<Store, OfflineError> {
+    let dir = data_dir.to_owned();
+    if !data_dir.is_dir() {
+        return Err(OfflineError::Absent { dir });
+    }
+    Store::open(&data_dir.join("control")).map_err(|error| match error {
+        StoreError::Locked { .. } => OfflineError::InUse { dir },
+        error => OfflineError::Store(error),
+    })
 }
 
 fn problem(status: StatusCode, reason: &str, detail: &str) -> (StatusCode, Value) {

@@ -41,8 +41,7 @@ async fn a_grant_may_be_asked_for_and_not_approved() {
     let path = format!("/v1/grants/{}/approve", grant["grant_id"].as_str().unwrap());
     for (method, path) in [
         (Method::POST, path.as_str()),
-        (Method::POST, "/v1/import"),
-        (Method::POST, "/v1/workloads"),
+        (Method::POST, "/v1/apis/accounts/status"),
         (Method::DELETE, "/v1/apis"),
     ] {
         let (status, body) = desk.ask(method, path, Some(json!({}))).await;
@@ -71,6 +70,27 @@ async fn a_grant_may_be_asked_for_and_not_approved() {
             "{path}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_estate_begins_before_control_has_ever_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = Desk::begin(dir.path(), "ann", "bank.test").unwrap();
+    let workload = |domain: &str| json!({"spiffe_id": format!("spiffe://{domain}/workload/shop"), "name": "shop", "app": "shop", "team": "web"});
+    let own = Some(workload("bank.test"));
+    let (status, body) = desk.ask(Method::POST, "/v1/workloads", own).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let foreign = Some(workload("other.test"));
+    let (status, body) = desk.ask(Method::POST, "/v1/workloads", foreign).await;
+    assert_eq!(
+        (status, &body["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("spiffe_id")),
+        "{body}"
+    );
+    drop(desk);
+    let again = Desk::begin(dir.path(), "ann", "other.test").unwrap();
+    let (_, body) = again.ask(Method::GET, "/v1/workloads", None).await;
+    assert_eq!(body["workloads"][0]["name"], "shop", "what was there stays");
 }
 
 #[test]

@@ -19,7 +19,7 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 const INLINE_BYTES_MAX: usize = 64 << 10;
 const ID_BYTES_MAX: usize = 200;
 
-/// A JSON body. Without one, what an empty object gives.
+/// A JSON body. None at all is taken as `null`.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
@@ -50,7 +50,7 @@ pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
         Ok(Ok(bytes)) => bytes,
     };
     if bytes.is_empty() {
-        return parse(b"{}");
+        return parse(b"null");
     }
     if !is_json(&parts.headers) {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -124,7 +124,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             .await
             .map_err(|_| refuse("the path is not UTF-8"))?;
         if name.len() > ID_BYTES_MAX || name.contains(char::is_control) {
-            return Err(refuse("the path names nothing that can be"));
+            let detail = "the path names nothing that can be";
+            let problem = Problem::new(StatusCode::NOT_FOUND, "not_found", detail);
+            return Err(problem.field("path"));
         }
         Ok(Self(name))
     }

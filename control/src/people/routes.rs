@@ -383,8 +383,9 @@ macro_rules! step {
             State(door): Shared,
             Extension(actor): Extension<Actor>,
             Named(id): Named,
-            Body(note): Body<Note>,
+            Body(note): Body<Option<Note>>,
         ) -> Result<Json<GrantRecord>, Problem> {
+            let note = note.unwrap_or_default();
             let taken = door.job(move |desk| desk.take_step(&id, Step::$step, &note, &actor));
             taken.await.map(Json)
         }
