@@ -152,9 +152,11 @@ impl Server {
     }
 }
 
-/// One connection; requests follow each other.
+/// Requests that follow each other on one connection, which is made anew when the server has closed it.
 #[derive(Debug)]
 pub(crate) struct Session {
+    server: Server,
+    tls: Option<Arc<ClientConfig>>,
     sender: SendRequest<Full<Bytes>>,
     authority: String,
     authorization: Option<HeaderValue>,
@@ -166,33 +168,17 @@ impl Session {
     /// # Errors
     /// When nobody listens there, or the server cannot be believed.
     pub(crate) async fn open(server: &Server, roots: Option<&Path>) -> Result<Self, HttpError> {
-        let refused = |source| HttpError::Connect {
-            host: server.host.clone(),
-            port: server.port,
-            source,
-        };
         let tls = match (server.encrypted, roots) {
             (false, _) => None,
             (true, None) => return Err(HttpError::NoRoots),
             (true, Some(file)) => Some(believe(file)?),
         };
-        let connected = timeout(CONNECT_TIME_MAX, async {
-            let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
-            tcp.set_nodelay(true)?;
-            let Some(tls) = tls else {
-                return handshake(tcp).await;
-            };
-            let name = ServerName::try_from(server.host.clone()).map_err(std::io::Error::other)?;
-            handshake(TlsConnector::from(tls).connect(name, tcp).await?).await
-        });
-        let sender = connected
-            .await
-            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-            .map_err(refused)?;
         Ok(Self {
-            sender,
+            sender: connect(server, tls.clone()).await?,
             authority: server.authority(),
             authorization: server.authorization().transpose()?,
+            server: server.clone(),
+            tls,
         })
     }
 
@@ -220,8 +206,10 @@ impl Session {
         }
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = request.body(Full::new(Bytes::from(body)))?;
+        if self.sender.ready().await.is_err() {
+            self.sender = connect(&self.server, self.tls.clone()).await?;
+        }
         let answered = timeout(ANSWER_TIME_MAX, async {
-            self.sender.ready().await?;
             let answer = self.sender.send_request(request).await?;
             let status = answer.status();
             let body = answer.into_body().collect().await?.to_bytes();
@@ -229,6 +217,29 @@ impl Session {
         });
         answered.await.unwrap_or(Err(HttpError::Timeout))
     }
+}
+
+async fn connect(
+    server: &Server,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<SendRequest<Full<Bytes>>, HttpError> {
+    let connected = timeout(CONNECT_TIME_MAX, async {
+        let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
+        tcp.set_nodelay(true)?;
+        let Some(tls) = tls else {
+            return handshake(tcp).await;
+        };
+        let name = ServerName::try_from(server.host.clone()).map_err(std::io::Error::other)?;
+        handshake(TlsConnector::from(tls).connect(name, tcp).await?).await
+    });
+    connected
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .map_err(|source| HttpError::Connect {
+            host: server.host.clone(),
+            port: server.port,
+            source,
+        })
 }
 
 async fn handshake<S>(stream: S) -> std::io::Result<SendRequest<Full<Bytes>>>

@@ -144,6 +144,10 @@ struct Sim<'a> {
     fleet: Fleet,
     /// Grants that will be revoked: no proxy expects anything of them.
     doomed: Vec<&'a Grant>,
+    /// When nothing happened, when control was away, and until all had found it again.
+    steady: Option<(Time, Time)>,
+    away: Option<(Time, Time)>,
+    recovery: Option<(Time, Time)>,
     figures: Figures,
 }
 
@@ -179,6 +183,9 @@ impl<'a> Sim<'a> {
             door,
             fleet,
             doomed,
+            steady: None,
+            away: None,
+            recovery: None,
             figures,
         })
     }
@@ -191,6 +198,7 @@ impl<'a> Sim<'a> {
         if !self.args.kill_control.is_zero() {
             self.outage().await?;
         }
+        self.count().await?;
         let (made, failed) = self.fleet.decisions();
         self.figures.decisions = made;
         self.figures.decisions_failed = failed;
@@ -230,12 +238,7 @@ impl<'a> Sim<'a> {
         let from = clock::wall();
         self.wait(self.args.steady, "steady polling is measured")
             .await?;
-        let until = clock::wall();
-        // A poll is told when it ends, and counted when it began.
-        self.wait(SETTLE, "the last polls end").await?;
-        let counted = self.fleet.traffic().between(from, until);
-        self.figures.steady_requests_per_s = counted.per_s;
-        self.figures.steady_peak_per_100ms = counted.peak;
+        self.steady = Some((from, clock::wall()));
         Ok(())
     }
 
@@ -338,7 +341,6 @@ impl<'a> Sim<'a> {
         self.figures.outage_s = away.as_secs_f64();
         self.figures.outage_decisions = made_since - made;
         self.figures.outage_decisions_failed = failed_since - failed;
-        self.figures.outage_requests_per_s = self.fleet.traffic().between(killed, back).per_s;
         let began = clock::mono_ns();
         self.control = Some(Process::start("control", &self.place).await?);
         self.figures.recovery_ready_s = seconds(began);
@@ -354,9 +356,24 @@ impl<'a> Sim<'a> {
         self.figures.recovered = self.fleet.polled_since(back);
         self.figures.recovery_s = seconds(began);
         self.figures.control_mib_recovered = self.control_mib();
-        let until = clock::wall();
+        self.away = Some((killed, back));
+        self.recovery = Some((back, clock::wall()));
+        Ok(())
+    }
+
+    /// A poll is told when it ends and counted when it began, so that this comes last.
+    async fn count(&mut self) -> anyhow::Result<()> {
         self.wait(SETTLE, "the last polls end").await?;
-        self.figures.recovery_peak_per_100ms = self.fleet.traffic().between(back, until).peak;
+        let counted = |span: Option<(Time, Time)>| {
+            let span = span.map(|(from, until)| self.fleet.traffic().between(from, until));
+            span.unwrap_or_default()
+        };
+        let (steady, away) = (counted(self.steady), counted(self.away));
+        let recovery = counted(self.recovery);
+        self.figures.steady_requests_per_s = steady.per_s;
+        self.figures.steady_peak_per_100ms = steady.peak;
+        self.figures.outage_requests_per_s = away.per_s;
+        self.figures.recovery_peak_per_100ms = recovery.peak;
         Ok(())
     }
 

@@ -22,6 +22,8 @@ paths:
       operationId: createPayment
       responses: {'201': {description: made}}
   /payments/{id}:
+    parameters:
+      - {name: id, in: path, required: true, schema: {type: string}}
     get:
       operationId: getPayment
       responses: {'200': {description: found}}
@@ -206,7 +208,7 @@ fn from_nothing_to_a_grant_in_force_and_back() {
     ];
     let said = bank.refused("ada", &import);
     assert!(
-        said.contains("bad.yaml:9") && said.contains("1 of 2 documents imported"),
+        said.contains("bad.yaml:10") && said.contains("1 of 2 documents imported"),
         "{said}"
     );
     let apis = bank.json("ines", &["api", "list"]);
