@@ -1,0 +1,5 @@
+//! Every check against the real proxy, which it passes, and against a broken stand-in, which it
+//! does not.
+
+#[cfg(test)]
+mod own;
