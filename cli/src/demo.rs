@@ -5,7 +5,6 @@ mod binary;
 mod call;
 mod catalogue;
 mod checkpoints;
-mod children;
 mod driver;
 mod estate;
 mod forbidden;

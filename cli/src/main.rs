@@ -1,6 +1,7 @@
 //! The counterfoil command.
 
 mod args;
+mod children;
 mod console;
 mod demo;
 mod exit;

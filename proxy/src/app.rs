@@ -89,7 +89,7 @@ impl App {
     /// The HTTP/2 connection for gRPC calls, by prior knowledge.
     pub(crate) async fn grpc_link(&self) -> Result<(Link, Option<Dialled>), Failure> {
         self.grpc
-            .link(|| async {
+            .link(None, || async {
                 let (stream, connect_ns) = connect(&self.far_end.address).await?;
                 let link = Link::open(stream, Arc::clone(&self.far_end)).await?;
                 Ok((

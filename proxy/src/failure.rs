@@ -34,6 +34,8 @@ impl Failure {
     pub(crate) const CONNECT_TIMEOUT: Self = Self::unavailable("connect_timeout");
     /// The next hop does not speak the protocol that this proxy needs.
     pub(crate) const PROTOCOL: Self = Self::unavailable("upstream_protocol");
+    /// The destination wants a token, and control could not be asked for one.
+    pub(crate) const TOKEN_UNAVAILABLE: Self = Self::unavailable("token_unavailable");
     /// The connection ended before the response began.
     pub(crate) const RESET: Self = Self {
         outcome: Outcome::Unavailable,

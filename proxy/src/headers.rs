@@ -1,8 +1,8 @@
 //! Which headers may cross the proxy: none that belong to one connection, none that claim who calls.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
 
@@ -66,7 +66,7 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, grpc: bool) {
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     drop_of_one_connection(trailers);
     drop_where(trailers, |name| {
-        is_claim(name) || OF_THE_CALL.iter().any(|known| known == name)
+        is_claim(name) || *name == AUTHORIZATION || OF_THE_CALL.iter().any(|known| known == name)
     });
 }
 

@@ -1,12 +1,14 @@
 //! Calls of other workloads to the application: decided first, then forwarded.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use counterfoil_entry::entry::Entry;
-use counterfoil_entry::{Time, clock};
+use counterfoil_entry::{Hash, Time, clock};
 use counterfoil_trust::Refusal;
-use counterfoil_trust::allow::{Permit, Reason};
-use http::header::HOST;
+use counterfoil_trust::allow::{Asked, Permit, Reason, Verdict};
+use counterfoil_trust::bundle::Access;
+use counterfoil_trust::token::Authorization;
+use http::header::{AUTHORIZATION, HOST};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -18,6 +20,7 @@ use crate::call::OpenCall;
 use crate::failure::Failure;
 use crate::gate;
 use crate::headers::{clean_request, join_cookies};
+use crate::policy::Policy;
 use crate::relay::{self, From};
 use crate::scribe::is_grpc;
 use crate::waits::Waiting;
@@ -29,6 +32,7 @@ pub(crate) struct FromPeer {
     pub(crate) worker: Arc<Worker>,
     pub(crate) entry: Entry,
     pub(crate) spiffe_id: Arc<str>,
+    pub(crate) cert_sha256: Hash,
     /// When the peer's certificate expires.
     pub(crate) not_after: Time,
 }
@@ -58,8 +62,12 @@ async fn decide_and_forward(
     grpc: bool,
 ) -> Result<Forwarded, Stop> {
     let worker = &from.worker;
-    let (permit, authority) = authorize(from, call, &request)?;
-    let request = prepare(request, &authority, grpc, call)?;
+    let (permit, access, authority) = authorize(from, call, &request)?;
+    let mut request = prepare(request, &authority, grpc, call)?;
+    if access.wants_token() {
+        // it was meant for this proxy
+        request.headers_mut().remove(AUTHORIZATION);
+    }
     let sending = forward(permit, &worker.app, call, request, grpc);
     let (response, kept) = call.within(worker.request_timeout, sending).await?;
     if response.status().is_informational() {
@@ -74,7 +82,7 @@ fn authorize(
     from: &FromPeer,
     call: &OpenCall,
     request: &Request<Incoming>,
-) -> Result<(Permit, Authority), Stop> {
+) -> Result<(Permit, Access, Authority), Stop> {
     let policy = from.worker.policy.current();
     if let Some(policy) = &policy {
         call.set_policy(policy);
@@ -94,22 +102,47 @@ fn authorize(
     }
     let policy = policy.ok_or_else(|| Stop::denied(Reason::BundleMissing.as_str()))?;
     let began_ns = clock::mono_ns();
-    let (method, path) = (request.method().as_str(), request.uri().path());
-    let verdict = policy.allow.decide(&from.spiffe_id, method, path, now);
+    let verdict = decide(from, &policy, request, now);
     let authz_ns = clock::mono_ns().saturating_sub(began_ns);
+    let mut access = Access::default();
     if let Some(operation) = &verdict.operation {
+        access = operation.access;
         call.set_operation(operation);
     }
+    let words = &from.worker.scribe.words;
     call.note(|entry| {
         entry.authz_ns = Some(authz_ns);
         entry.decision = verdict.decision;
-        entry.reason = from.worker.scribe.words.reason(verdict.reason.as_str());
+        entry.reason = words.reason(verdict.reason);
         entry.grant_id = verdict.grant_id;
+        if let Some((decision, reason)) = verdict.shadow {
+            entry.shadow_decision = Some(words.decision(decision));
+            entry.shadow_reason = Some(words.reason(reason));
+        }
+        if let Some(token) = verdict.token {
+            entry.token_issuer = Some(token.issuer);
+            entry.token_id = Some(token.jti);
+            entry.token_key = Some(token.kid);
+        }
     });
     let permit = verdict
         .permit
         .ok_or_else(|| Stop::denied(verdict.reason.as_str()))?;
-    Ok((permit, authority))
+    Ok((permit, access, authority))
+}
+
+fn decide<B>(from: &FromPeer, policy: &Policy, request: &Request<B>, now: Time) -> Verdict {
+    let shown = request.headers().get_all(AUTHORIZATION);
+    let asked = Asked {
+        consumer: &from.spiffe_id,
+        cert_sha256: from.cert_sha256,
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        authorization: Authorization::of(shown.iter().map(HeaderValue::as_bytes)),
+    };
+    let verified = &from.worker.verified;
+    let mut verified = verified.lock().unwrap_or_else(PoisonError::into_inner);
+    policy.allow.decide_asked(&asked, &mut verified, now)
 }
 
 /// The request as the application gets it: HTTP/2 for gRPC, else HTTP/1.1 with one `Host`.

@@ -26,6 +26,7 @@ mod relay;
 mod run;
 mod scribe;
 mod serve;
+mod tokens;
 mod trace_context;
 mod transport;
 mod waits;

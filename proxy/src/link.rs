@@ -83,6 +83,11 @@ impl Link {
         &mut self.sender
     }
 
+    /// SHA-256 of the client certificate under which it was made.
+    pub(crate) fn own_cert(&self) -> Option<Hash> {
+        self.far_end.secured.as_ref().map(|tls| tls.own_cert)
+    }
+
     fn is_usable(&self) -> bool {
         let expired = |tls: &Secured| tls.not_after <= clock::wall();
         !self.sender.is_closed() && !self.far_end.secured.as_ref().is_some_and(expired)
@@ -101,19 +106,24 @@ pub(crate) struct Slot {
 struct LastFailure(Option<(u64, Failure)>);
 
 impl Slot {
-    /// The open link, or a new one made by `dial`. Callers that arrive during a dial share its
-    /// result, good or bad. Cancel safe: the next caller dials.
-    pub(crate) async fn link<D, F>(&self, dial: D) -> Result<(Link, Option<Dialled>), Failure>
+    /// The open link, or a new one made by `dial`: also when the open one is not under the client
+    /// certificate `only`. Callers that arrive during a dial share its result, good or bad. Cancel
+    /// safe: the next caller dials.
+    pub(crate) async fn link<D, F>(
+        &self,
+        only: Option<Hash>,
+        dial: D,
+    ) -> Result<(Link, Option<Dialled>), Failure>
     where
         D: FnOnce() -> F + Send,
         F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
     {
-        if let Some(link) = self.usable() {
+        if let Some(link) = self.usable(only) {
             return Ok((link, None));
         }
         let asked_ns = clock::mono_ns();
         let mut last = self.dialling.lock().await;
-        if let Some(link) = self.usable() {
+        if let Some(link) = self.usable(only) {
             return Ok((link, None));
         }
         if let Some((_, failure)) = last.0.filter(|(failed_ns, _)| *failed_ns >= asked_ns) {
@@ -132,9 +142,14 @@ impl Slot {
         }
     }
 
-    fn usable(&self) -> Option<Link> {
+    fn usable(&self, only: Option<Hash>) -> Option<Link> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.as_ref().is_some_and(|link| !link.is_usable()) {
+        let is_other = |link: &Link| only.is_some_and(|cert| link.own_cert() != Some(cert));
+        // calls on a link that is left here keep it until they have ended
+        if open
+            .as_ref()
+            .is_some_and(|link| !link.is_usable() || is_other(link))
+        {
             *open = None;
         }
         open.clone()

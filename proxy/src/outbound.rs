@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use counterfoil_entry::entry::Entry;
 use counterfoil_trust::allow::{Peer, Reason};
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -14,9 +14,11 @@ use crate::body::{Answering, RequestBody, ResponseBody};
 use crate::call::OpenCall;
 use crate::failure::Failure;
 use crate::gate;
-use crate::headers::clean_request;
+use crate::headers::{REASON, clean_request};
+use crate::link::{Dialled, Link};
 use crate::relay::{self, From};
 use crate::scribe::is_grpc;
+use crate::tokens::{Token, Tokens};
 use crate::waits::Waiting;
 use crate::worker::Worker;
 
@@ -51,9 +53,12 @@ async fn forward(
     request: Request<Incoming>,
     grpc: bool,
 ) -> Result<Response<Incoming>, Stop> {
-    let (peer, authority) = route(worker, call, &request)?;
-    let request = prepare(request, &authority, grpc, call)?;
-    let sending = send(worker, call, &peer, request);
+    let to = route(worker, call, &request)?;
+    let request = prepare(request, &to.authority, grpc, call)?;
+    // an application that brings credentials of its own is not helped
+    let is_bare = !request.headers().contains_key(AUTHORIZATION);
+    let api = to.wants_token.as_ref().filter(|_| is_bare);
+    let sending = send(worker, call, (&to.peer, api), request);
     Ok(call.within(worker.request_timeout, sending).await?)
 }
 
@@ -62,7 +67,7 @@ fn route(
     worker: &Worker,
     call: &OpenCall,
     request: &Request<Incoming>,
-) -> Result<(Arc<Peer>, Authority), Stop> {
+) -> Result<Destination, Stop> {
     let policy = worker.policy.current();
     if let Some(policy) = &policy {
         call.set_policy(policy);
@@ -82,13 +87,29 @@ fn route(
         entry.destination_team = Some(Arc::clone(&peer.team));
         entry.reason = Arc::clone(&worker.scribe.words.callee_decides);
     });
+    let mut wants_token = None;
     match peer.operation(request.method().as_str(), request.uri().path()) {
-        Ok(operation) => call.set_operation(&operation),
+        Ok(operation) => {
+            call.set_operation(&operation);
+            wants_token = operation.wants_token().then(|| Arc::clone(&operation.api));
+        }
         Err(reason @ Reason::PathAmbiguous) => return Err(Stop::denied(reason.as_str())),
         // the callee may know more than this bundle does
         Err(_) => {}
     }
-    Ok((Arc::clone(peer), authority))
+    Ok(Destination {
+        peer: Arc::clone(peer),
+        authority,
+        wants_token,
+    })
+}
+
+/// Where a call goes.
+struct Destination {
+    peer: Arc<Peer>,
+    authority: Authority,
+    /// The API, when the operation has to be shown a token.
+    wants_token: Option<Arc<str>>,
 }
 
 /// The request as the other proxy gets it.
@@ -117,31 +138,76 @@ fn prepare(
 async fn send(
     worker: &Worker,
     call: &OpenCall,
-    peer: &Peer,
+    (peer, api): (&Peer, Option<&Arc<str>>),
     mut request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Failure> {
-    call.turn(Waiting::Upstream);
     let mut repeated = false;
     loop {
-        let (mut link, dialled) = worker.peers.link(peer).await?;
+        let (mut link, dialled, token) = connect(worker, call, peer, api).await?;
         relay::note_link(call, &link, dialled, &worker.scribe.words.tls13);
+        if let Some(token) = &token {
+            let authorization = token.authorization.clone();
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
         let mut unsent = match link.sender().try_send_request(request).await {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                if let Some(token) = token.filter(|_| refuses_token(&response)) {
+                    Tokens::doubt(&token);
+                }
+                return Ok(response);
+            }
             Err(unsent) => unsent,
         };
         let refusal = link.far_end.refusal.get().copied();
-        match unsent.take_message() {
+        let back = unsent.take_message();
+        if back.is_some() || refusal.is_some() {
+            // nothing reached the callee, so that no counterpart is due
+            call.note(|entry| entry.mtls = false);
+        }
+        match back {
             // the connection had closed before: no byte of the request went out
             Some(back) if !repeated && refusal.is_none() => {
                 repeated = true;
                 request = back;
             }
-            back => {
-                if back.is_some() || refusal.is_some() {
-                    call.note(|entry| entry.mtls = false);
-                }
-                return Err(Failure::of_send(unsent.error(), refusal));
-            }
+            _ => return Err(Failure::of_send(unsent.error(), refusal)),
         }
     }
+}
+
+/// A connection to `peer` and, when `api` wants one, a token that is bound to the connection's own
+/// certificate. No token when control gives none: the callee then says why.
+async fn connect(
+    worker: &Worker,
+    call: &OpenCall,
+    peer: &Peer,
+    api: Option<&Arc<str>>,
+) -> Result<(Link, Option<Dialled>, Option<Arc<Token>>), Failure> {
+    let mut bound_to = None;
+    // a renewed certificate can come between the two, and then both are looked for again
+    for _ in 0..RENEWALS_MAX {
+        // what control takes is the mesh's own time
+        call.turn(Waiting::Nobody);
+        let token = match api {
+            Some(api) => worker.tokens.token(api, bound_to).await?,
+            None => None,
+        };
+        call.turn(Waiting::Upstream);
+        let cert = token.as_ref().map(|token| token.cert);
+        let (link, dialled) = worker.peers.link(peer, cert).await?;
+        if cert.is_none() || cert == link.own_cert() {
+            return Ok((link, dialled, token));
+        }
+        bound_to = link.own_cert();
+    }
+    Err(Failure::TOKEN_UNAVAILABLE)
+}
+
+/// Renewals of the own certificate that one call may meet.
+const RENEWALS_MAX: usize = 3;
+
+/// Whether the callee's proxy says that something is wrong with the token.
+fn refuses_token<B>(response: &Response<B>) -> bool {
+    let reason = response.headers().get(REASON);
+    reason.is_some_and(|reason| reason.as_bytes().starts_with(b"token_"))
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use counterfoil_entry::Hash;
 use counterfoil_trust::allow::Peer;
 use counterfoil_trust::{Expect, Identity, client_config};
 use rustls::ClientConfig;
@@ -42,8 +43,17 @@ impl PeerLinks {
 
     /// A connection to an instance of `peer`. Instances take turns; one that cannot be reached is
     /// passed over, which no request has noticed yet.
-    pub(crate) async fn link(&self, peer: &Peer) -> Result<(Link, Option<Dialled>), Failure> {
+    ///
+    /// A token goes only over a connection under the certificate `bound_to`: an older connection is
+    /// replaced, when a new one would be under that certificate. The caller compares.
+    pub(crate) async fn link(
+        &self,
+        peer: &Peer,
+        bound_to: Option<Hash>,
+    ) -> Result<(Link, Option<Dialled>), Failure> {
         let mut first_failure = None;
+        let current = self.identity.current().cert_sha256();
+        let only = bound_to.filter(|cert| *cert == current);
         // the turn is this call's own: another call that begins meanwhile must not move it
         let turn = self.next_turn(peer);
         for at in 0..peer.addresses.len() {
@@ -52,7 +62,7 @@ impl PeerLinks {
             };
             let Candidate { address, slot, tls } = candidate;
             match slot
-                .link(|| connect_to_proxy(&address, tls, &self.identity))
+                .link(only, || connect_to_proxy(&address, tls, &self.identity))
                 .await
             {
                 Ok(link) => return Ok(link),

@@ -16,6 +16,7 @@ use crate::listen::{ListenError, bind};
 use crate::open_calls::{self, OpenCalls};
 use crate::policy::PolicyCell;
 use crate::scribe::Facts;
+use crate::tokens::Tokens;
 use crate::worker::{self, Seed};
 
 /// What this program calls itself in entries and statements.
@@ -107,6 +108,7 @@ impl Proxy {
             config_sha256: config.sha256,
             build: Arc::from(BUILD),
         };
+        let tokens = Arc::new(Tokens::new(identity.clone(), config.control.clone()));
         let pairs = listeners.outbound.into_iter().zip(listeners.inbound);
         for (number, (outbound, inbound)) in (0..).zip(pairs) {
             let open = Arc::new(OpenCalls::default());
@@ -121,6 +123,7 @@ impl Proxy {
                 facts: facts.clone(),
                 identity: identity.clone(),
                 policy: policy.clone(),
+                tokens: Arc::clone(&tokens),
                 stop: stop.clone(),
             };
             proxy.threads.push(worker::start(seed, config)?);

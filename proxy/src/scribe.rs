@@ -51,8 +51,11 @@ pub(crate) struct Words {
     h2: Arc<str>,
     tcp: Arc<str>,
     pub(crate) tls13: Arc<str>,
-    pub(crate) granted: Arc<str>,
-    pub(crate) open_operation: Arc<str>,
+    /// The usual reasons.
+    reasons: [(Reason, Arc<str>); 4],
+    allow: Arc<str>,
+    deny: Arc<str>,
+    not_required: Arc<str>,
     pub(crate) callee_decides: Arc<str>,
 }
 
@@ -80,8 +83,16 @@ impl Words {
             h2: Arc::from("h2"),
             tcp: Arc::from("tcp"),
             tls13: Arc::from("TLSv1.3"),
-            granted: Arc::from("granted"),
-            open_operation: Arc::from("open_operation"),
+            reasons: [
+                Reason::Granted,
+                Reason::OpenOperation,
+                Reason::TokenGranted,
+                Reason::GrantNone,
+            ]
+            .map(|reason| (reason, Arc::from(reason.as_str()))),
+            allow: Arc::from(Decision::Allow.as_str()),
+            deny: Arc::from(Decision::Deny.as_str()),
+            not_required: Arc::from(Decision::NotRequired.as_str()),
             callee_decides: Arc::from("callee_decides"),
         }
     }
@@ -100,12 +111,18 @@ impl Words {
         })
     }
 
-    /// An allowing reason, without allocation where it is one of the usual ones.
-    pub(crate) fn reason(&self, reason: &str) -> Arc<str> {
-        [&self.granted, &self.open_operation]
-            .into_iter()
-            .find(|word| &***word == reason)
-            .map_or_else(|| Arc::from(reason), Arc::clone)
+    /// A reason, without allocation where it is one of the usual ones.
+    pub(crate) fn reason(&self, reason: Reason) -> Arc<str> {
+        let usual = self.reasons.iter().find(|(usual, _)| *usual == reason);
+        usual.map_or_else(|| Arc::from(reason.as_str()), |(_, word)| Arc::clone(word))
+    }
+
+    pub(crate) fn decision(&self, decision: Decision) -> Arc<str> {
+        Arc::clone(match decision {
+            Decision::Allow => &self.allow,
+            Decision::Deny => &self.deny,
+            Decision::NotRequired => &self.not_required,
+        })
     }
 }
 

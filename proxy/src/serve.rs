@@ -152,13 +152,14 @@ async fn handshake(
                     entry.tls_version = Some(Arc::clone(&worker.scribe.words.tls13));
                     entry.tls_cipher = cipher.map(Arc::from);
                     let worker = Arc::clone(worker);
-                    let not_after = peer.not_after;
+                    let (not_after, cert_sha256) = (peer.not_after, peer.cert_sha256);
                     return Some((
                         stream,
                         FromPeer {
                             worker,
                             entry,
                             spiffe_id,
+                            cert_sha256,
                             not_after,
                         },
                     ));

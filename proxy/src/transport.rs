@@ -40,14 +40,20 @@ pub(crate) async fn connect_to_proxy(
     tls: Arc<ClientConfig>,
     identity: &Identity,
 ) -> Result<(Link, Dialled), Failure> {
-    let (stream, connect_ns) = connect(address).await?;
-    let began_ns = clock::mono_ns();
-    let own = identity.current();
-    let handshake = TlsConnector::from(tls).connect(server_name(), stream);
-    let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
-        .await
-        .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?
-        .map_err(|error| Failure::of_handshake(&error))?;
+    let (own, stream, connect_ns, began_ns) = loop {
+        let (stream, connect_ns) = connect(address).await?;
+        let began_ns = clock::mono_ns();
+        let own = identity.current();
+        let handshake = TlsConnector::from(Arc::clone(&tls)).connect(server_name(), stream);
+        let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+            .await
+            .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?
+            .map_err(|error| Failure::of_handshake(&error))?;
+        // a renewal meanwhile leaves open which certificate was shown, and tokens are bound to it
+        if Arc::ptr_eq(&own, &identity.current()) {
+            break (own, stream, connect_ns, began_ns);
+        }
+    };
     let (_, session) = stream.get_ref();
     if session.alpn_protocol() != Some(b"h2") {
         return Err(Failure::PROTOCOL);

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use counterfoil_spool::Lane;
+use counterfoil_trust::token::TokenCache;
 use counterfoil_trust::{ClientAuth, Identity, server_config};
 use tokio::runtime;
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use crate::peers::PeerLinks;
 use crate::policy::PolicyCell;
 use crate::scribe::{Facts, Scribe};
 use crate::serve::{Direction, accept};
+use crate::tokens::Tokens;
 
 /// What the calls of one worker share.
 #[derive(Debug)]
@@ -31,6 +33,11 @@ pub(crate) struct Worker {
     pub(crate) identity: Identity,
     pub(crate) tls: Tls,
     pub(crate) peers: PeerLinks,
+    /// Tokens of this workload, for the APIs that it calls. All workers share them.
+    pub(crate) tokens: Arc<Tokens>,
+    /// Tokens of callers that this worker has verified. Used by its thread alone, so that the lock is
+    /// always free.
+    pub(crate) verified: Mutex<TokenCache>,
     pub(crate) app: Arc<App>,
     pub(crate) request_timeout: Duration,
     pub(crate) stop: CancellationToken,
@@ -65,6 +72,7 @@ pub(crate) struct Seed {
     pub(crate) facts: Facts,
     pub(crate) identity: Identity,
     pub(crate) policy: PolicyCell,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -82,6 +90,8 @@ pub(crate) fn start(seed: Seed, config: &Config) -> io::Result<JoinHandle<()>> {
         policy: seed.policy,
         tls: Tls(TlsAcceptor::from(acceptor)),
         peers: PeerLinks::new(seed.identity.clone()),
+        tokens: seed.tokens,
+        verified: Mutex::default(),
         identity: seed.identity,
         app: Arc::new(App::new(config.app_address)),
         request_timeout: config.request_timeout(),

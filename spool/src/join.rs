@@ -270,7 +270,7 @@ pub async fn fetch_bundle(
     }))
 }
 
-fn default_control_id(own: &SpiffeId) -> Result<SpiffeId, SpiffeIdError> {
+pub(crate) fn default_control_id(own: &SpiffeId) -> Result<SpiffeId, SpiffeIdError> {
     SpiffeId::parse(&format!(
         "spiffe://{}/counterfoil/control",
         own.trust_domain()
@@ -352,7 +352,7 @@ fn certificate_request(own: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::E
     params.serialize_request(key)?.pem()
 }
 
-fn accepted(path: &'static str, reply: Reply) -> Result<Reply, JoinError> {
+pub(crate) fn accepted(path: &'static str, reply: Reply) -> Result<Reply, JoinError> {
     if reply.status.is_success() {
         return Ok(reply);
     }
@@ -368,7 +368,7 @@ fn accepted(path: &'static str, reply: Reply) -> Result<Reply, JoinError> {
     })
 }
 
-fn unreachable(control: &str, error: &dyn std::error::Error) -> JoinError {
+pub(crate) fn unreachable(control: &str, error: &dyn std::error::Error) -> JoinError {
     let mut cause = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,7 +1,7 @@
 //! The writer's side of evidence: lanes, the spool on disk, signed statements and their delivery.
 //!
 //! A process opens one [`Spool`], gives each worker thread a [`Lane`], and runs one [`Delivery`]
-//! until it ends. [`join`] is how it comes by its SVID. `docs/format.md` sections 3, 4 and 7 give
+//! until it ends. [`join`] is how it comes by its SVID, [`token`] by its access tokens. `docs/format.md` sections 3, 4 and 7 give
 //! the bytes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,7 @@ mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 pub use delivery::{Delivery, DeliveryConfig, DeliveryError, Ending};
 pub use gauges::Gauges;

@@ -213,6 +213,16 @@ impl Identity {
         self.svid.store(Arc::new(svid));
     }
 
+    /// This identity with the SVID that is in use now, whatever replaces it: so that it is known by
+    /// which certificate a connection was made.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        Self {
+            svid: Arc::new(ArcSwap::new(self.current())),
+            roots: self.roots.clone(),
+        }
+    }
+
     /// The roots against which peers are checked.
     pub fn roots(&self) -> &TrustRoots {
         &self.roots

@@ -12,11 +12,13 @@ use futures::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    children::{Child, Ready, Spec},
     ports::Ports,
     provision::{AUDITOR, Provisioned},
 };
-use crate::console::Console;
+use crate::{
+    children::{Child, Ready, Spec},
+    console::Console,
+};
 
 /// All child processes.
 #[derive(Debug)]

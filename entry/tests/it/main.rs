@@ -5,4 +5,6 @@ mod cases;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod rows;
+#[cfg(test)]
 mod vectors;

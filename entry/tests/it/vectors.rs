@@ -10,7 +10,7 @@ use counterfoil_entry::tlv::{Encoder, Field};
 use counterfoil_entry::tree::leaf_hash;
 use serde_json::{Value, json};
 
-use crate::cases;
+use crate::{cases, rows};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/entries.json");
 
@@ -71,8 +71,7 @@ fn field_from_json(field: &Value, w: &mut Encoder<'_>) {
 }
 
 fn vectors() -> Value {
-    let of = |(name, header, entry): (String, Header, Entry)| {
-        let record = encode(&header, &entry);
+    let of = |(name, record): (String, Vec<u8>)| {
         let view = RecordView::parse(&record).unwrap();
         let fields: Vec<Value> = view
             .decoder()
@@ -87,7 +86,9 @@ fn vectors() -> Value {
             "leaf_hash": leaf_hash(&record).to_string(),
         })
     };
-    Value::Array(cases::all().into_iter().map(of).collect())
+    let entries = cases::all().into_iter();
+    let entries = entries.map(|(name, header, entry)| (name, encode(&header, &entry)));
+    Value::Array(entries.chain(rows::all()).map(of).collect())
 }
 
 #[test]

@@ -34,7 +34,8 @@ pub(crate) fn entries(root: &Path) -> Vec<Entry> {
     found
 }
 
-fn files(directory: &Path) -> Vec<PathBuf> {
+/// All files under a folder.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(read) = std::fs::read_dir(directory) else {
         return Vec::new();
     };

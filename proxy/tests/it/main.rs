@@ -20,8 +20,12 @@ mod handshakes;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod issuer;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod tokens;
 #[cfg(test)]
 mod world;
