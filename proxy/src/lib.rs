@@ -13,6 +13,7 @@ mod counters;
 mod failure;
 mod gate;
 mod headers;
+mod heads;
 mod inbound;
 mod link;
 mod listen;
