@@ -102,6 +102,14 @@ impl Books {
         }
     }
 
+    /// How long a row may take until it can be read: batches leave twice a second.
+    pub(crate) const fn limit(&self) -> Duration {
+        match self {
+            Self::Spools(_) => Duration::from_secs(2),
+            Self::Sql(_) => Duration::from_secs(6),
+        }
+    }
+
     /// How long a second row may come after the first.
     pub(crate) const fn settle(&self) -> Duration {
         match self {

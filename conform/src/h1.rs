@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Instant, timeout};
+
+/// How long a further answer may come after the last.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Everything that came back on one connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,7 +19,8 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Reads until the other side closes or `limit` is over.
+    /// Reads until the other side closes, has answered and says nothing more for a while, or
+    /// `limit` is over.
     pub(crate) async fn read(
         stream: &mut (impl AsyncRead + Unpin),
         port: u16,
@@ -25,16 +30,23 @@ impl Said {
             port,
             ..Self::default()
         };
-        let reading = async {
-            let mut some = [0; 4_096];
-            // an alert or a reset ends a connection as well as a close does
-            while let Ok(count @ 1..) = stream.read(&mut some).await {
-                said.bytes.extend(some.iter().take(count));
+        let until = Instant::now() + limit;
+        let mut some = [0; 4_096];
+        loop {
+            let mut wait = until.saturating_duration_since(Instant::now());
+            if said.status().is_some() {
+                wait = wait.min(IDLE);
             }
-        };
-        let ended = tokio::time::timeout(limit, reading).await;
-        said.closed = ended.is_ok();
-        said
+            match timeout(wait, stream.read(&mut some)).await {
+                Ok(Ok(count @ 1..)) => said.bytes.extend(some.iter().take(count)),
+                // an alert or a reset ends a connection as well as a close does
+                Ok(Ok(0) | Err(_)) => {
+                    said.closed = true;
+                    return said;
+                }
+                Err(_elapsed) => return said,
+            }
+        }
     }
 
     pub(crate) fn text(&self) -> String {

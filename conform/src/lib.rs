@@ -32,7 +32,7 @@ pub use deliver::{BooksConfig, BooksError, keep, run_id};
 pub use profile::{Profile, ProfileError};
 pub use rig::Rig;
 pub use runner::{NoGround, Settings, run};
-pub use world::{Kept, Node, World, WorldError};
+pub use world::{Kept, Node, Part, World, WorldError};
 
 /// Build that findings name.
 pub const BUILD: &str = concat!("counterfoil-conform/", env!("CARGO_PKG_VERSION"));

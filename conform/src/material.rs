@@ -128,6 +128,12 @@ impl Ca {
     }
 }
 
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ca")
+    }
+}
+
 /// How a leaf is made.
 struct Leaf {
     names: Vec<SanType>,

@@ -24,8 +24,6 @@ use crate::tokens::Tokens;
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long something that must not happen is given to happen.
 const SETTLE: Duration = Duration::from_millis(120);
-/// How long the books get to hold what happened: batches leave twice a second.
-const BOOKS_LIMIT: Duration = Duration::from_secs(6);
 
 /// A target and everything by which it can be checked.
 #[derive(Debug)]
@@ -287,7 +285,7 @@ impl Rig {
         F: Future<Output = Result<Vec<Row>, crate::books::ReadError>>,
     {
         let books = self.books()?;
-        let until = tokio::time::Instant::now() + BOOKS_LIMIT;
+        let until = tokio::time::Instant::now() + books.limit();
         loop {
             let rows = ask(books).await?;
             let late = tokio::time::Instant::now() >= until;

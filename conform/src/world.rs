@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use counterfoil_trust::bundle::{Endpoints, Rights};
 use counterfoil_trust::keys::{KeyError, SealKey};
 use counterfoil_trust::token::{SignError, TokenSigner, issuer};
-use counterfoil_trust::{SpiffeId, SpiffeIdError, SvidError, TrustRoots};
+use counterfoil_trust::{Identity, SpiffeId, SpiffeIdError, SvidError, TrustRoots};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::{App, Fault};
 use crate::books::Books;
@@ -81,6 +82,19 @@ pub struct Node {
     pub log: PathBuf,
 }
 
+/// What a program needs that takes a proxy's place, without asking control for it.
+#[derive(Debug)]
+pub struct Part {
+    /// The certificates of the workload.
+    pub identity: Identity,
+    /// Who may do what with it, and whom it may call.
+    pub rights: Rights,
+    /// Where these are.
+    pub endpoints: Endpoints,
+    /// The configuration of the proxy.
+    pub config: PathBuf,
+}
+
 /// A world. Everything in it ends when it is dropped.
 #[derive(Debug)]
 pub struct World {
@@ -91,6 +105,8 @@ pub struct World {
     collector_data: PathBuf,
     /// Ports that nobody else may take until the processes start.
     held: Vec<Held>,
+    ca: Arc<Ca>,
+    places: Places,
     control: Control,
     directory: TempDir,
 }
@@ -178,6 +194,8 @@ impl World {
             collector_address,
             collector_data: root.join("data"),
             held,
+            ca,
+            places,
             control,
             directory,
         })
@@ -211,10 +229,24 @@ impl World {
         self.held.clear();
     }
 
-    /// Where the world lies on the disk.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.directory.path()
+    /// The parts of the two proxies, in the order of [`Self::proxies`], for whoever plays them.
+    ///
+    /// # Errors
+    /// [`WorldError`] when a certificate cannot be made.
+    pub fn parts(&self) -> Result<[Part; 2], WorldError> {
+        let [callee, caller] = &self.proxies;
+        let part = |id: &str, (rights, endpoints), node: &Node| {
+            Ok::<_, WorldError>(Part {
+                identity: control::identity(&self.ca, id)?,
+                rights,
+                endpoints,
+                config: node.config.clone(),
+            })
+        };
+        Ok([
+            part(CALLEE, rights::callee(&self.places)?, callee)?,
+            part(CALLER, rights::caller(&self.places)?, caller)?,
+        ])
     }
 
     /// A collector to check.
@@ -230,11 +262,7 @@ impl World {
         let rig = Arc::new(self.rig);
         let until = tokio::time::Instant::now() + limit;
         loop {
-            let served = match serves(&rig, "after the start").await {
-                Ok(()) => serves_outbound(&rig).await,
-                not => not,
-            };
-            match served {
+            match serves_all(&rig).await {
                 Ok(()) => break,
                 Err(error) if tokio::time::Instant::now() >= until => return Err(error.into()),
                 Err(_) => tokio::time::sleep(READY_PAUSE).await,
@@ -257,6 +285,22 @@ pub struct Kept {
     _directory: TempDir,
 }
 
+const AFTER_THE_START: &str = "after the start";
+
+async fn serves_all(rig: &Rig) -> Result<(), NoGround> {
+    serves(rig, AFTER_THE_START).await?;
+    serves_outbound(rig).await?;
+    let Some(receiver) = &rig.receiver else {
+        return Ok(());
+    };
+    let connected = TcpStream::connect(&receiver.address).await;
+    connected.map(drop).map_err(|error| NoGround {
+        target: receiver.address.clone(),
+        when: AFTER_THE_START,
+        saw: error.to_string(),
+    })
+}
+
 async fn serves_outbound(rig: &Rig) -> Result<(), NoGround> {
     let Some(outbound) = &rig.outbound else {
         return Ok(());
@@ -273,7 +317,7 @@ async fn serves_outbound(rig: &Rig) -> Result<(), NoGround> {
     };
     Err(NoGround {
         target: outbound.address.clone(),
-        when: "after the start",
+        when: AFTER_THE_START,
         saw,
     })
 }

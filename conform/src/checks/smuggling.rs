@@ -21,7 +21,8 @@ async fn refused(
     body: &str,
 ) -> Result<(), Stop> {
     let probe = Probe::new();
-    let request = format!("{}{lines}\r\n{body}", head(rig, &probe, "HTTP/1.1", ""));
+    let close = "connection: close\r\n";
+    let request = format!("{}{lines}\r\n{body}", head(rig, &probe, "HTTP/1.1", close));
     let said = rig.say(request.as_bytes()).await?;
     cases.judge(sent, rig.refused(&probe, &said).await);
     Ok(())
@@ -269,7 +270,8 @@ pub(super) async fn chunks(rig: &Rig) -> Result<Cases, Stop> {
         ("64 KiB of extensions", flood.as_str()),
     ] {
         let probe = Probe::new();
-        let request = format!("{}\r\n{body}", head(rig, &probe, "HTTP/1.1", chunked));
+        let lines = format!("connection: close\r\n{chunked}");
+        let request = format!("{}\r\n{body}", head(rig, &probe, "HTTP/1.1", &lines));
         let said = rig.say(request.as_bytes()).await?;
         cases.judge(sent, rig.cut(&probe, &said).await);
     }
@@ -279,7 +281,7 @@ pub(super) async fn chunks(rig: &Rig) -> Result<Cases, Stop> {
 pub(super) async fn http10(rig: &Rig) -> Result<Cases, Stop> {
     let mut cases = Cases::default();
     let probe = Probe::new();
-    let lines = "transfer-encoding: chunked\r\n";
+    let lines = "connection: close\r\ntransfer-encoding: chunked\r\n";
     let request = head(rig, &probe, "HTTP/1.0", lines) + "\r\n2\r\nhi\r\n0\r\n\r\n";
     let said = rig.say(request.as_bytes()).await?;
     cases.judge("chunked in HTTP/1.0", rig.cut(&probe, &said).await);

@@ -76,7 +76,8 @@ impl Control {
             .map_err(failed("a port"))?;
         let address = listener.local_addr().map_err(failed("a port"))?;
         let alpn: [&[u8]; 2] = [b"h2", b"http/1.1"];
-        let tls = TlsAcceptor::from(server_config(&identity(ca)?, ClientAuth::Optional, &alpn));
+        let own = identity(ca, &format!("spiffe://{TRUST_DOMAIN}/counterfoil/control"))?;
+        let tls = TlsAcceptor::from(server_config(&own, ClientAuth::Optional, &alpn));
         let token = desk.token.clone();
         let serving = tokio::spawn(async move {
             loop {
@@ -103,13 +104,13 @@ impl Control {
     }
 }
 
-fn identity(ca: &Ca) -> Result<Identity, WorldError> {
-    let id = format!("spiffe://{TRUST_DOMAIN}/counterfoil/control");
+/// A good identity of any workload.
+pub(super) fn identity(ca: &Ca, id: &str) -> Result<Identity, WorldError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+    params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
     let csr = params.serialize_request(&key)?.pem()?;
-    let svid = Svid::from_pem(&ca.certify(&csr, &id)?, &key.serialize_pem())?;
+    let svid = Svid::from_pem(&ca.certify(&csr, id)?, &key.serialize_pem())?;
     Ok(Identity::new(svid, TrustRoots::from_pem(ca.pem())?))
 }
 

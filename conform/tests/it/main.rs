@@ -2,4 +2,10 @@
 //! does not.
 
 #[cfg(test)]
+mod collector;
+#[cfg(test)]
+mod flaws;
+#[cfg(test)]
 mod own;
+#[cfg(test)]
+mod stand_in;
