@@ -2,6 +2,7 @@
 
 mod args;
 mod children;
+mod conform;
 mod console;
 mod demo;
 mod exit;
@@ -41,6 +42,7 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Conform(args) => conform::run(args),
         Command::Control(args) => role::control(args),
         Command::Collector(args) => role::collector(args),
         Command::Query(args) => role::query(args),

@@ -254,27 +254,29 @@ impl World {
         self.rig.receiver = Some(receiver);
     }
 
-    /// Waits until the proxies serve, and gives the rig; keep the other half until the run is over.
+    /// Waits until the proxies serve.
     ///
     /// # Errors
     /// [`WorldError::NotReady`] when they do not within `limit`, with what was seen last.
-    pub async fn ready(self, limit: Duration) -> Result<(Arc<Rig>, Kept), WorldError> {
-        let rig = Arc::new(self.rig);
+    pub async fn ready(&self, limit: Duration) -> Result<(), WorldError> {
         let until = tokio::time::Instant::now() + limit;
         loop {
-            match serves_all(&rig).await {
-                Ok(()) => break,
+            match serves_all(&self.rig).await {
+                Ok(()) => return Ok(()),
                 Err(error) if tokio::time::Instant::now() >= until => return Err(error.into()),
                 Err(_) => tokio::time::sleep(READY_PAUSE).await,
             }
         }
-        Ok((
-            rig,
-            Kept {
-                _control: self.control,
-                _directory: self.directory,
-            },
-        ))
+    }
+
+    /// The rig; keep the other half until the run is over.
+    #[must_use]
+    pub fn into_rig(self) -> (Arc<Rig>, Kept) {
+        let kept = Kept {
+            _control: self.control,
+            _directory: self.directory,
+        };
+        (Arc::new(self.rig), kept)
     }
 }
 

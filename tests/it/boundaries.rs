@@ -33,7 +33,7 @@ fn the_proxy_links_no_column_engine() {
 
 #[test]
 fn each_crate_uses_only_what_it_may() {
-    let allowed: [(&str, &[&str]); 9] = [
+    let allowed: [(&str, &[&str]); 10] = [
         ("entry", &[]),
         ("ledger", &["entry"]),
         ("trust", &["entry"]),
@@ -41,6 +41,7 @@ fn each_crate_uses_only_what_it_may() {
         ("spool", &["entry", "trust"]),
         ("control", &["entry", "spool", "trust"]),
         ("proxy", &["entry", "spool", "trust"]),
+        ("conform", &["entry", "spool", "trust"]),
         (
             "collector",
             &["entry", "ledger", "trust", "columns", "spool"],

@@ -87,7 +87,8 @@ async fn start(flaws: &[&'static str]) -> (Arc<Rig>, Kept, StandIn) {
     } else {
         collector::start(&mut world);
     }
-    let (rig, kept) = world.ready(PATIENCE).await.unwrap();
+    world.ready(PATIENCE).await.unwrap();
+    let (rig, kept) = world.into_rig();
     (rig, kept, stand_in)
 }
 

@@ -52,7 +52,8 @@ async fn start() -> (Arc<Rig>, Kept, Proxies) {
     world.let_go();
     let proxies = Proxies::start(&configs);
     collector::start(&mut world);
-    let (rig, kept) = world.ready(PATIENCE).await.unwrap();
+    world.ready(PATIENCE).await.unwrap();
+    let (rig, kept) = world.into_rig();
     (rig, kept, proxies)
 }
 
