@@ -23,17 +23,22 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// Starts the world's collector; it ends with the runtime.
-pub(crate) fn start(world: &mut World) {
+/// Counts the rows of a writer.
+pub(crate) type Count = Arc<dyn Fn(&str) -> Result<u64, String> + Send + Sync>;
+
+/// Starts the world's collector, which ends with the runtime, and gives what counts its rows.
+pub(crate) fn start(world: &mut World) -> Count {
     let (node, address, data) = world.collector();
     let config = CollectorConfig::load(&node.config).unwrap();
     let (origin, data) = (config.origin.clone(), data.to_owned());
     tokio::spawn(counterfoil_collector::run(config, CancellationToken::new()));
+    let count: Count = Arc::new(move |writer| Ok(rows_of(&data, &origin, writer)));
     world.watch(Receiver {
         address: address.to_string(),
         spiffe_id: Some(SpiffeId::parse(World::collector_id()).unwrap()),
-        stored: Stored::Counted(Arc::new(move |writer| Ok(rows_of(&data, &origin, writer)))),
+        stored: Stored::Counted(Arc::clone(&count)),
     });
+    count
 }
 
 /// The rows of `writer` in the collector's journal, which holds what no segment holds yet.

@@ -143,7 +143,7 @@ async fn every_flaw_is_found_by_its_checks() {
     flaws.sort_unstable();
     flaws.dedup();
     let mut missed = Vec::new();
-    for some in flaws.chunks(4) {
+    for some in flaws.chunks(8) {
         let runs = some.iter().map(|flaw| tokio::spawn(missed_by(flaw)));
         for run in runs.collect::<Vec<_>>() {
             missed.extend(run.await.unwrap());

@@ -8,4 +8,6 @@ mod flaws;
 #[cfg(test)]
 mod own;
 #[cfg(test)]
+mod profiles;
+#[cfg(test)]
 mod stand_in;
