@@ -1,8 +1,21 @@
 //! The command line: subcommands, options, examples.
 
+mod conform;
+mod people;
+mod sim;
+mod site;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use conform::{ConformArgs, ConformOutput};
+pub(crate) use people::{
+    ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
+    PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
+};
+pub(crate) use sim::{FiguresOutput, SimArgs};
+pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, ProxyConfigArgs, UpArgs};
 
 /// The books of a service mesh: run it, ask it, prove it.
 #[derive(Debug, Parser)]
@@ -11,7 +24,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     arg_required_else_help = true,
     after_help = "Examples:\n  counterfoil demo --for 30s\n  counterfoil sql --data-dir counterfoil-data \"select * from denials\"\n  \
-                  counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n\n\
+                  counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n  \
+                  counterfoil grant list --url http://ines@127.0.0.1:15444 --state requested\n\n\
                   Exit codes: 0 done or proved, 1 failure, 2 wrong use, 3 integrity failure, 64 wrong configuration"
 )]
 pub(crate) struct Cli {
@@ -30,6 +44,26 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Check that a mesh proxy does what it must
     Conform(ConformArgs),
+    /// Make an estate: keys, the first people, configurations of the roles
+    Init(InitArgs),
+    /// Run control, collector and query of an estate
+    Up(UpArgs),
+    /// Say who may log in at control's door for people
+    People(PeopleArgs),
+    /// Print what people.toml and users.toml keep of a password, which is PGPASSWORD or asked for
+    Verifier,
+    /// Write the configuration of a workload's proxy
+    ProxyConfig(ProxyConfigArgs),
+    /// Publish OpenAPI documents, list APIs, retire them
+    Api(ApiArgs),
+    /// Register what may join the mesh
+    Workload(WorkloadArgs),
+    /// Ask for, decide, review and revoke leave to call operations
+    Grant(GrantArgs),
+    /// Ask what would be decided on a call, and why
+    Policy(PolicyArgs),
+    /// Measure control with a fleet of simulated proxies, killing it once
+    Sim(SimArgs),
     /// Run the control plane: catalogue, grants, certificates
     Control(RoleArgs),
     /// Run the collector: receive, check, seal
@@ -63,9 +97,12 @@ pub(crate) struct DemoArgs {
     /// Traces started in a second
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = parse_rate)]
     pub(crate) rate: f64,
-    /// Take the default ports (15432, 15480, 15417, 15443, 16000 and up) or free ones
+    /// Take the default ports (15432, 15480, 15417, 15443, 15444, 16000 and up) or free ones
     #[arg(long, value_enum, default_value_t = PortChoice::Default)]
     pub(crate) ports: PortChoice,
+    /// Bring a synthetic bank of so many further workloads into control's catalogue, without running them
+    #[arg(long, value_name = "N")]
+    pub(crate) estate: Option<usize>,
 }
 
 /// Which ports the demo listens on.
@@ -103,15 +140,15 @@ pub(crate) struct SqlArgs {
     #[arg(long, env = "COUNTERFOIL_USER")]
     pub(crate) user: Option<String>,
     /// Form of the answer
-    #[arg(short, long, value_enum, default_value_t = SqlOutput::Table)]
-    pub(crate) output: SqlOutput,
+    #[arg(short, long, value_enum, default_value_t = RowsOutput::Table)]
+    pub(crate) output: RowsOutput,
     /// The statement
     pub(crate) sql: String,
 }
 
 /// Form in which rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SqlOutput {
+pub(crate) enum RowsOutput {
     /// Aligned columns
     Table,
     /// One array of row objects
@@ -149,52 +186,6 @@ pub(crate) enum VerdictOutput {
     Text,
     /// One object
     Json,
-}
-
-/// Options of `conform`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "TARGET is `self`: a throw-away mesh of the proxy beside this program, on free loopback ports, with nothing configured;\n\
-                  or HOST:PORT of any proxy's mutual-TLS listener, which --profile describes.\n\n\
-                  Examples:\n  counterfoil conform self\n  counterfoil conform --list\n  counterfoil conform self --only T,P01 -o json\n  \
-                  PGPASSWORD=... counterfoil conform 10.0.0.7:15006 --profile payments.toml -o junit > conform.xml\n\n\
-                  Environment: PGPASSWORD is the password of the user that the profile names for its books\n\n\
-                  Exit codes: 0 no check failed, 1 a check failed or the target does not serve a good call, 2 wrong use,\n\
-                  64 a profile or configuration cannot be used"
-)]
-pub(crate) struct ConformArgs {
-    /// `self`, or HOST:PORT
-    #[arg(required_unless_present = "list")]
-    pub(crate) target: Option<String>,
-    /// What checks need to know of HOST:PORT: identities, certificates, calls, books (TOML)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) profile: Option<PathBuf>,
-    /// Form of the findings
-    #[arg(short, long, value_enum, default_value_t = ConformOutput::Table)]
-    pub(crate) output: ConformOutput,
-    /// Only these checks: groups or ids, separated by commas, as in T,P01
-    #[arg(long, value_name = "CHECKS", value_delimiter = ',')]
-    pub(crate) only: Vec<String>,
-    /// List the checks and ask nobody
-    #[arg(long)]
-    pub(crate) list: bool,
-    /// Write the findings into the books, too: where, and as whom (TOML)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) books: Option<PathBuf>,
-    /// Longest time for one check
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
-    pub(crate) limit: Duration,
-}
-
-/// Form in which findings are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ConformOutput {
-    /// One line a check, and what was seen where it did not pass
-    Table,
-    /// One array of objects
-    Json,
-    /// JUnit XML, for build servers
-    Junit,
 }
 
 /// Options of the server roles.

@@ -225,7 +225,11 @@ fn cannot_start(spec: &Spec, error: &io::Error, state: &watch::Sender<State>) ->
     )
 }
 
-fn spawn(spec: &Spec) -> io::Result<tokio::process::Child> {
+/// Starts the program once, in a process group of its own; dropping the child kills it.
+///
+/// # Errors
+/// When it or its log cannot be opened.
+pub(crate) fn spawn(spec: &Spec) -> io::Result<tokio::process::Child> {
     let log = File::options().create(true).append(true).open(&spec.log)?;
     Command::new(&spec.program)
         .args(&spec.arguments)
@@ -280,7 +284,8 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-async fn answers(ready: Ready) -> bool {
+/// Whether the child can be used.
+pub(crate) async fn answers(ready: Ready) -> bool {
     let asked = async {
         match ready {
             Ready::Port(address) => TcpStream::connect(address).await.map(|_| true),
@@ -304,7 +309,7 @@ async fn answers(ready: Ready) -> bool {
 }
 
 /// What a child wrote last, after that many bytes of its log.
-fn last_words(log: &Path, from: u64) -> String {
+pub(crate) fn last_words(log: &Path, from: u64) -> String {
     let last = escaped(&tail(log, from, 1));
     let log = log.display();
     if last.is_empty() {

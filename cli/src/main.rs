@@ -2,12 +2,20 @@
 
 mod args;
 mod children;
+mod client;
 mod conform;
 mod console;
 mod demo;
 mod exit;
+mod init;
+mod people;
 mod role;
+mod roles;
+mod rows;
+mod sim;
+mod site;
 mod sql;
+mod up;
 mod verify;
 
 use std::{io, process::ExitCode};
@@ -20,11 +28,12 @@ use exit::{OK, Outcome};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let role = matches!(
-        cli.command,
-        Command::Control(_) | Command::Collector(_) | Command::Query(_)
-    );
-    log_to_stderr(if role { "info" } else { "warn" });
+    log_to_stderr(match cli.command {
+        Command::Control(_) | Command::Collector(_) | Command::Query(_) => "info",
+        // Each of 2,000 proxies warns when control is killed, as it should.
+        Command::Sim(_) => "error",
+        _ => "warn",
+    });
     match run(&cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -43,6 +52,16 @@ fn run(command: &Command) -> Outcome {
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Conform(args) => conform::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Up(args) => up::run(args),
+        Command::People(args) => site::people::run(&args.command),
+        Command::Verifier => site::people::verifier(),
+        Command::ProxyConfig(args) => init::proxy_config(args),
+        Command::Api(args) => people::api(args),
+        Command::Workload(args) => people::workload(args),
+        Command::Grant(args) => people::grant(args),
+        Command::Policy(args) => people::policy(args),
+        Command::Sim(args) => sim::run(args),
         Command::Control(args) => role::control(args),
         Command::Collector(args) => role::collector(args),
         Command::Query(args) => role::query(args),

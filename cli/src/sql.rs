@@ -1,20 +1,18 @@
 //! `counterfoil sql`: asks a running server, or a data directory with nothing running.
 
-pub(crate) mod answer;
+mod error;
 pub(crate) mod offline;
-mod print;
 mod remote;
 
-use std::io::{self, IsTerminal as _, Write as _};
-
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use crate::{
-    args::{SqlArgs, SqlOutput},
-    console::{remark, shown},
+    args::SqlArgs,
+    client::Server,
+    console::remark,
     exit::{FAILURE, Failure, OK, Outcome},
 };
-use answer::{Answer, SqlError};
+use error::SqlError;
 
 /// Asks and prints the answer, or the error with its SQLSTATE and place.
 pub(crate) fn run(args: &SqlArgs) -> Outcome {
@@ -31,22 +29,23 @@ pub(crate) fn run(args: &SqlArgs) -> Outcome {
             return books.ask(&args.sql).await.map_err(Failure::from);
         }
         let password = std::env::var("PGPASSWORD").ok();
-        let server = remote::Server::parse(&args.url, args.user.as_deref(), password.as_deref())
+        let user = args.user.as_deref();
+        let server = Server::parse(&args.url, remote::PORT, user, password.as_deref())
             .map_err(Failure::usage)?;
-        server.ask(&args.sql).await.map_err(|error| match error {
+        if server.encrypted {
+            let error = anyhow!("query has no TLS: the URL must begin with http://");
+            return Err(Failure::usage(error));
+        }
+        let asked = remote::ask(&server, &args.sql).await;
+        asked.map_err(|error| match error {
             remote::RemoteError::Sql(error) => Failure::from(error),
             other => Failure::from(other),
         })
     });
     match asked {
         Ok(answer) => {
-            let printed = write(&answer, args.output);
-            match printed {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error)
-                    .context("writing the answer")
-                    .map_err(Failure::from),
-                _ => Ok(OK),
-            }
+            answer.print(args.output)?;
+            Ok(OK)
         }
         Err(Failure { error, code }) => match error.downcast::<SqlError>() {
             Ok(error) => {
@@ -56,19 +55,4 @@ pub(crate) fn run(args: &SqlArgs) -> Outcome {
             Err(error) => Err(Failure { code, error }),
         },
     }
-}
-
-fn write(answer: &Answer, output: SqlOutput) -> io::Result<()> {
-    let stdout = io::stdout();
-    if output == SqlOutput::Csv && stdout.is_terminal() {
-        // A file gets the values as they are, a terminal must not.
-        let mut text = Vec::new();
-        print::answer(answer, output, &mut text)?;
-        return stdout
-            .lock()
-            .write_all(shown(&String::from_utf8_lossy(&text)).as_bytes());
-    }
-    let mut out = io::BufWriter::new(stdout.lock());
-    print::answer(answer, output, &mut out)?;
-    out.flush()
 }

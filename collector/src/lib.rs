@@ -40,7 +40,8 @@ pub async fn run(
 ) -> Result<(), CollectorError> {
     let prepared = Prepared::open(config).await?;
     let identity_config = prepared.config().identity.clone();
-    let joining = counterfoil_spool::join::join(&identity_config);
+    let mut lane = prepared.lane();
+    let joining = counterfoil_spool::join::join(&identity_config, &mut lane);
     let identity = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         joined = joining => joined.map_err(CollectorError::Join)?,
@@ -48,6 +49,7 @@ pub async fn run(
     let renewing = tokio::spawn(counterfoil_spool::join::renew_loop(
         identity.clone(),
         identity_config,
+        lane,
         shutdown.clone(),
     ));
     let outcome = match prepared.start(identity).await {

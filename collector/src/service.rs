@@ -22,9 +22,9 @@ use counterfoil_ledger::log::{Genesis, Log};
 use counterfoil_ledger::note::LogKey;
 use counterfoil_spool::join::JoinError;
 use counterfoil_spool::{
-    Delivery, DeliveryConfig, DeliveryError, Ending, Spool, SpoolConfig, SpoolError,
+    Delivery, DeliveryConfig, DeliveryError, Ending, Lane, Spool, SpoolConfig, SpoolError,
 };
-use counterfoil_trust::Identity;
+use counterfoil_trust::{Identity, SpiffeId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -95,7 +95,7 @@ pub enum CollectorError {
     Thread(&'static str),
 }
 
-/// A collector whose configuration, data directory, lock and port are in order.
+/// A collector whose configuration, data directory, lock, port and spool are in order.
 #[derive(Debug)]
 pub struct Prepared {
     config: CollectorConfig,
@@ -103,6 +103,7 @@ pub struct Prepared {
     listener: TcpListener,
     /// Held by the threads that write, until the last one ends.
     lock: Arc<File>,
+    spool: Spool,
 }
 
 /// A collector that has recovered and is ready to serve.
@@ -126,10 +127,11 @@ struct Thread {
 }
 
 impl Prepared {
-    /// Checks the configuration, opens the data directory, locks it and opens the port.
+    /// Checks the configuration, opens the data directory, locks it, and opens the port and the
+    /// collector's own spool.
     ///
     /// # Errors
-    /// [`CollectorError`]; nothing is left behind but an empty data directory.
+    /// [`CollectorError`]; nothing is left behind but empty folders.
     pub async fn open(config: CollectorConfig) -> Result<Self, CollectorError> {
         config.check()?;
         let data = DataDirectory::create(&config.data_dir)?;
@@ -138,12 +140,26 @@ impl Prepared {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;
+        let spool = Spool::open(SpoolConfig {
+            directory: data.spool(),
+            writer: writer(&config)?,
+            size_max: config.spool_bytes_max,
+            build: BUILD.to_owned(),
+            config_sha256: sha256(format!("{config:?}").as_bytes()),
+        })?;
         Ok(Self {
             config,
             data,
             listener,
             lock,
+            spool,
         })
+    }
+
+    /// The lane of the collector's own rows that are not the bookkeeper's, as of its certificates.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.spool.lane(1)
     }
 
     /// C2SP verifier key of the log, for a policy that pins it; the key is made at the first start.
@@ -182,15 +198,10 @@ impl Prepared {
             data,
             listener,
             lock,
+            spool,
         } = self;
         let key = log_key(&config)?;
         let svid = identity.current();
-        let name = format!("{}#{}", svid.spiffe_id().as_str(), config.instance);
-        let writer = Writer::parse(&name).map_err(|_| ConfigError::Value {
-            key: "instance",
-            value: config.instance.clone(),
-            expected: "1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and minus",
-        })?;
         let desks = Desks {
             collector: svid.spiffe_id().as_str().to_owned(),
             control: control_id(&config.identity),
@@ -202,13 +213,6 @@ impl Prepared {
             .map(|der| der.to_vec())
             .collect();
         let (log, rebuilt) = recover(data.clone(), key, roots).await?;
-        let spool = Spool::open(SpoolConfig {
-            directory: data.spool(),
-            writer,
-            size_max: config.spool_bytes_max,
-            build: BUILD.to_owned(),
-            config_sha256: sha256(format!("{config:?}").as_bytes()),
-        })?;
         let own = OwnWriter::new(spool.lane(0));
         let collector = Some(svid.spiffe_id().clone());
         let delivery = DeliveryConfig::new(address.to_string(), collector);
@@ -231,6 +235,20 @@ impl Prepared {
             sealer,
         })
     }
+}
+
+fn writer(config: &CollectorConfig) -> Result<Writer, ConfigError> {
+    SpiffeId::parse(&config.identity.spiffe_id).map_err(|_| ConfigError::Value {
+        key: "identity.spiffe_id",
+        value: config.identity.spiffe_id.clone(),
+        expected: "a SPIFFE id, as in spiffe://bank.example/counterfoil/collector",
+    })?;
+    let name = format!("{}#{}", config.identity.spiffe_id, config.instance);
+    Writer::parse(&name).map_err(|_| ConfigError::Value {
+        key: "instance",
+        value: config.instance.clone(),
+        expected: "1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and minus",
+    })
 }
 
 impl Collector {

@@ -142,3 +142,21 @@ fn field(column: &Column) -> Field {
 fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Nanosecond, Some(Arc::from(UTC)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use counterfoil_entry::table::TABLES;
+
+    use super::*;
+
+    #[test]
+    fn no_column_has_the_name_of_another_or_of_the_envelope() {
+        for table in TABLES {
+            let schema = schema(table.id);
+            let names: HashSet<_> = schema.fields().iter().map(|field| field.name()).collect();
+            assert_eq!(names.len(), schema.fields().len(), "{}", table.id.name());
+        }
+    }
+}

@@ -140,7 +140,6 @@ pub async fn keep(
     findings: &[Finding],
 ) -> Result<(), BooksError> {
     let (writer, collector) = config.names()?;
-    let identity = join::join(&config.identity).await?;
     let spool = Spool::open(SpoolConfig {
         directory: config.spool_dir.clone(),
         writer,
@@ -148,10 +147,11 @@ pub async fn keep(
         build: BUILD.to_owned(),
         config_sha256: tree::sha256(format!("{config:?}").as_bytes()),
     })?;
+    let mut lane = spool.lane(0);
+    let identity = join::join(&config.identity, &mut lane).await?;
     let delivery = DeliveryConfig::new(config.collector.clone(), collector);
     let delivery = Delivery::new(&spool, identity, delivery)?;
     let class = RetentionClass::parse(CLASS)?;
-    let mut lane = spool.lane(0);
     for finding in findings {
         let row = row(run_id, target, finding);
         lane.append(TableId::ConformanceResults, &class, |header, out| {

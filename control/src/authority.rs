@@ -1,4 +1,4 @@
-//! The embedded certificate authority and the two keys that sign bundles.
+//! The embedded certificate authority, and the keys that sign bundles and access tokens.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use counterfoil_entry::{Time, clock};
 use counterfoil_trust::keys::SealKey;
+use counterfoil_trust::token::TokenSigner;
 use counterfoil_trust::{SpiffeId, SvidError, TrustRoots};
 use rand::Rng as _;
 use rcgen::{
@@ -15,11 +16,13 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType, SerialNumber,
 };
+use serde_json::json;
 use time::OffsetDateTime;
 
 const ROOT_LIFE: Duration = Duration::from_hours(24 * 3650);
-/// Clocks of one estate differ: a new SVID is valid from a minute ago.
-const SKEW: Duration = Duration::from_secs(60);
+/// Clocks of one estate differ: a new SVID is valid from a minute ago, or from a tenth of its life
+/// when that is less, so that the middle of its validity is yet to come.
+const SKEW_MAX: Duration = Duration::from_secs(60);
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
@@ -81,13 +84,14 @@ pub(crate) struct Issued {
     pub(crate) peer: counterfoil_trust::Peer,
 }
 
-/// The certificate authority of one trust domain, with the keys that sign bundles.
+/// The certificate authority of one trust domain, with the keys that sign bundles and tokens.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) roots_pem: String,
     pub(crate) roots: TrustRoots,
     pub(crate) governance: SealKey,
     pub(crate) control: SealKey,
+    pub(crate) token_signer: TokenSigner,
 }
 
 /// Makes what is missing of root certificate and keys under `<data_dir>/control/`, keeps what is
@@ -131,7 +135,22 @@ impl Authority {
             roots,
             governance,
             control,
+            token_signer: token_signer(&dir.join("token.key"))?,
         })
+    }
+
+    /// The public keys of access tokens as a JWK set (RFC 7517).
+    pub(crate) fn jwks(&self) -> serde_json::Value {
+        let key = self.token_signer.public();
+        json!({ "keys": [{
+            "kty": "EC",
+            "crv": "P-256",
+            "use": "sig",
+            "alg": "ES256",
+            "kid": key.kid,
+            "x": key.x,
+            "y": key.y,
+        }] })
     }
 
     /// Issues an SVID for the key of `csr_pem`. Nothing else of the request is taken.
@@ -178,7 +197,7 @@ impl Authority {
         ];
         params.use_authority_key_identifier_extension = true;
         let at = point(now)?;
-        params.not_before = at - SKEW;
+        params.not_before = at - SKEW_MAX.min(life / 10);
         params.not_after = at + life;
         let certificate = params
             .signed_by(key, &self.issuer)
@@ -221,7 +240,7 @@ fn make_root(key: &KeyPair, trust_domain: &str, now: Time) -> Result<String, Aut
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let at = point(now)?;
-    params.not_before = at - SKEW;
+    params.not_before = at - SKEW_MAX;
     params.not_after = at + ROOT_LIFE;
     Ok(params.self_signed(key).map_err(AuthorityError::Make)?.pem())
 }
@@ -274,6 +293,15 @@ fn seal_key(file: &Path) -> Result<SealKey, AuthorityError> {
             .map_err(|e| content_error(file, e))
     })?;
     SealKey::from_pem(&pem).map_err(|e| content_error(file, e))
+}
+
+fn token_signer(file: &Path) -> Result<TokenSigner, AuthorityError> {
+    let pem = read_or_make(file, SECRET, || {
+        TokenSigner::generate()
+            .map(|signer| signer.to_pem())
+            .map_err(|e| content_error(file, e))
+    })?;
+    TokenSigner::from_pem(&pem).map_err(|e| content_error(file, e))
 }
 
 /// The text of `file`; made, synced and put in place whole when it is not there.

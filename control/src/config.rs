@@ -9,10 +9,10 @@ use counterfoil_trust::SpiffeId;
 use serde::Deserialize;
 
 /// SPIFFE path of control in its trust domain.
-const CONTROL_PATH: &str = "/counterfoil/control";
-/// One hour is the shortest life for which renewal at half-life leaves time to repair anything;
-/// tests and demonstrations may go down to a minute.
-const SVID_TTL_S_MIN: u64 = 60;
+pub(crate) const CONTROL_PATH: &str = "/counterfoil/control";
+/// One hour is the shortest life for which renewal at half-life leaves time to repair anything; tests
+/// and demonstrations may go down to ten seconds, of which a renewal has five.
+const SVID_TTL_S_MIN: u64 = 10;
 /// Revocation is by short life, so that a week is the longest.
 const SVID_TTL_S_MAX: u64 = 604_800;
 /// An `issuance` row takes about 400 bytes: 64 MiB hold 160,000 of them.
@@ -27,11 +27,21 @@ pub struct ControlConfig {
     pub trust_domain: String,
     /// Data directory; keys, the root certificate and versions stand in its folder `control`.
     pub data_dir: PathBuf,
-    /// Folder with `apis/`, `workloads.toml` and `grants.toml`.
-    pub catalogue_dir: PathBuf,
     /// Where to listen; loopback port 15443 by default, port 0 takes a free one.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
+    /// Who may come in by the door for people: `people.toml`. The door stays shut when absent.
+    #[serde(default)]
+    pub people_file: Option<PathBuf>,
+    /// Where that door is; loopback port 15444 by default, port 0 takes a free one.
+    #[serde(default = "default_people_listen")]
+    pub people_listen: SocketAddr,
+    /// Certificate chain of that door, PEM; plain HTTP, on loopback only, when absent.
+    #[serde(default)]
+    pub people_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(default)]
+    pub people_key_file: Option<PathBuf>,
     /// Name of this process among several of its SPIFFE id.
     #[serde(default = "default_instance")]
     pub instance: String,
@@ -119,7 +129,7 @@ impl ControlConfig {
             return refuse("trust_domain", &self.trust_domain, &error.to_string());
         }
         if !(SVID_TTL_S_MIN..=SVID_TTL_S_MAX).contains(&self.svid_ttl_s) {
-            return refuse("svid_ttl_s", &self.svid_ttl_s, "60 to 604800");
+            return refuse("svid_ttl_s", &self.svid_ttl_s, "10 to 604800");
         }
         if self.spool_bytes_max < SPOOL_BYTES_MIN {
             return refuse("spool_bytes_max", &self.spool_bytes_max, "1048576 or more");
@@ -136,6 +146,20 @@ impl ControlConfig {
                 "instance",
                 &self.instance,
                 "one or more of a-z A-Z 0-9 . - _",
+            );
+        }
+        if self.people_cert_file.is_some() != self.people_key_file.is_some() {
+            return refuse(
+                "people_cert_file",
+                &format!("{:?}", self.people_cert_file),
+                "give both people_cert_file and people_key_file, or none",
+            );
+        }
+        if !self.people_listen.ip().is_loopback() && self.people_cert_file.is_none() {
+            return refuse(
+                "people_listen",
+                &self.people_listen,
+                "outside of loopback it needs people_cert_file and people_key_file",
             );
         }
         if !is_host_port(&self.collector) {
@@ -194,6 +218,10 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 15443))
 }
 
+fn default_people_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 15444))
+}
+
 fn default_instance() -> String {
     "control-1".to_owned()
 }
@@ -206,7 +234,7 @@ fn default_svid_ttl_s() -> u64 {
     86_400
 }
 
-fn default_class() -> String {
+pub(crate) fn default_class() -> String {
     "ops_90d".to_owned()
 }
 
@@ -217,7 +245,6 @@ mod tests {
     const GOOD: &str = r#"
 trust_domain = "bank.test"
 data_dir = "/d"
-catalogue_dir = "/c"
 collector = "127.0.0.1:15417"
 spool_dir = "/s"
 "#;
@@ -234,6 +261,8 @@ spool_dir = "/s"
         let config = load(GOOD).unwrap();
         assert!(config.listen.ip().is_loopback());
         assert_eq!(config.listen.port(), 15443);
+        assert!(config.people_listen.ip().is_loopback() && config.people_file.is_none());
+        assert_eq!(config.people_listen.port(), 15444);
         assert_eq!(
             config.spiffe_id().unwrap().as_str(),
             "spiffe://bank.test/counterfoil/control"
@@ -243,13 +272,16 @@ spool_dir = "/s"
     #[test]
     fn a_bad_value_is_refused_with_its_key_and_what_is_accepted() {
         for (line, key) in [
-            ("svid_ttl_s = 59", "svid_ttl_s"),
+            ("svid_ttl_s = 9", "svid_ttl_s"),
             ("svid_ttl_s = 604801", "svid_ttl_s"),
             ("spool_bytes_max = 1", "spool_bytes_max"),
             ("default_class = \"long\"", "default_class"),
             ("instance = \"a b\"", "instance"),
             ("listn = \"127.0.0.1:1\"", "listn"),
             ("listen = \"localhost\"", "listen"),
+            ("people_listen = \"0.0.0.0:15444\"", "people_listen"),
+            ("people_cert_file = \"/c.pem\"", "people_cert_file"),
+            ("people_key_file = \"/c.key\"", "people_cert_file"),
         ] {
             let error = load(&format!("{GOOD}{line}\n")).unwrap_err().to_string();
             assert!(error.contains(key), "{line}: {error}");

@@ -1,11 +1,15 @@
 //! A small bank for tests: two workloads, one API, one grant.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use counterfoil_entry::tree;
+use serde_json::{Value, json};
 
-use crate::catalogue::{Catalogue, CatalogueError};
+use crate::governance::desk::Desk;
+use crate::governance::estate::Estate;
+use crate::governance::{Actor, Governance};
+use crate::store::Store;
 
 pub(crate) const PORTAL: &str = "spiffe://bank.test/workload/portal";
 pub(crate) const LEDGER: &str = "spiffe://bank.test/workload/ledger";
@@ -17,6 +21,7 @@ info:
   version: "1.2"
 x-counterfoil:
   service: ledger
+  owner_team: core
   class: sox_7y
   scopes: [sox]
 paths:
@@ -47,73 +52,71 @@ components:
     id: {name: id, in: path, required: true, schema: {type: string}}
 "##;
 
-pub(crate) const GRANTS: &str = r#"
-[[grant]]
-id = "g-1"
-consumer = "spiffe://bank.test/workload/portal"
-api = "accounts"
-operations = ["listAccounts", "GET /accounts/{id}"]
-purpose = "show accounts to their owner"
-ticket = "CHG-1"
-requested_by = "ann"
-approved_by = "bob"
-expires = "2100-01-01T00:00:00Z"
-"#;
-
-pub(crate) fn workloads() -> String {
-    format!(
-        r#"
-[[workload]]
-spiffe_id = "{LEDGER}"
-name = "ledger"
-app = "core-ledger"
-team = "core"
-site = "fra1"
-addresses = ["127.0.0.1:17101"]
-join_token_sha256 = "{hash}"
-
-[[workload]]
-spiffe_id = "{PORTAL}"
-name = "portal"
-app = "portal"
-team = "web"
-addresses = ["127.0.0.1:17102"]
-join_token_sha256 = "{hash}"
-"#,
-        hash = tree::sha256(TOKEN.as_bytes())
-    )
+/// The small bank as `POST /v1/import` takes it.
+pub(crate) fn bank() -> Value {
+    let hash = tree::sha256(TOKEN.as_bytes()).to_string();
+    json!({
+        "workloads": [
+            {
+                "spiffe_id": LEDGER, "name": "ledger", "app": "core-ledger", "team": "core",
+                "site": "fra1", "addresses": ["127.0.0.1:17101"], "join_token_sha256": hash,
+            },
+            {
+                "spiffe_id": PORTAL, "name": "portal", "app": "portal", "team": "web",
+                "addresses": ["127.0.0.1:17102"], "join_token_sha256": hash,
+            },
+        ],
+        "apis": [{"document": ACCOUNTS, "file": "accounts.yaml"}],
+        "grants": [grant(&["listAccounts", "GET /accounts/{id}"])],
+    })
 }
 
-/// A catalogue's folder.
-pub(crate) struct Folder(pub(crate) tempfile::TempDir);
+/// The small bank's grant, on other operations.
+pub(crate) fn grant(operations: &[&str]) -> Value {
+    json!({
+        "grant_id": "g-1", "consumer": PORTAL, "api": "accounts", "operations": operations,
+        "purpose": "show accounts to their owner", "ticket": "CHG-1", "requested_by": "ann",
+        "approved_by": "bob", "expires": "2100-01-01T00:00:00Z",
+    })
+}
 
-impl Folder {
-    /// The small bank as it stands above.
-    pub(crate) fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
-        fs::create_dir(folder.path().join("apis")).unwrap();
-        folder
-            .with("apis/accounts.yaml", ACCOUNTS)
-            .with("workloads.toml", &workloads())
-            .with("grants.toml", GRANTS)
-    }
+/// An administrator.
+pub(crate) fn root() -> Actor {
+    actor("root", &[], true)
+}
 
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
+/// Somebody of some teams.
+pub(crate) fn person(name: &str, teams: &[&str]) -> Actor {
+    actor(name, teams, false)
+}
 
-    pub(crate) fn with(self, file: &str, text: &str) -> Self {
-        self.write(file, text);
-        self
+fn actor(name: &str, teams: &[&str], admin: bool) -> Actor {
+    Actor {
+        name: name.to_owned(),
+        teams: teams.iter().map(|&team| team.to_owned()).collect(),
+        admin,
+        peer_address: None,
     }
+}
 
-    pub(crate) fn write(&self, file: &str, text: &str) -> PathBuf {
-        let file = self.path().join(file);
-        fs::write(&file, text).unwrap();
-        file
-    }
+/// A desk on `data_dir` as commands have one: without books.
+pub(crate) fn desk(data_dir: &Path) -> Desk {
+    let store = Store::open(&data_dir.join("control")).unwrap();
+    let governance = Governance::of(store, "bank.test", "ops_90d").unwrap();
+    Desk::new(governance, root(), None)
+}
 
-    pub(crate) fn load(&self) -> Result<Catalogue, CatalogueError> {
-        Catalogue::load(self.path(), "bank.test", "ops_90d")
-    }
+/// Puts the small bank, or another one, into `data_dir`.
+pub(crate) fn seed(data_dir: &Path, bank: &Value) {
+    let given = serde_json::from_value(bank.clone()).unwrap();
+    desk(data_dir).import_estate(&given, &root()).unwrap();
+}
+
+/// How things stand after an import.
+pub(crate) fn estate(bank: &Value) -> Arc<Estate> {
+    let dir = tempfile::tempdir().unwrap();
+    let given = serde_json::from_value(bank.clone()).unwrap();
+    let desk = desk(dir.path());
+    desk.import_estate(&given, &root()).unwrap();
+    desk.estate()
 }

@@ -1,4 +1,5 @@
-//! The table `issuance`: every SVID issued and every epoch seen, written before anybody is answered.
+//! The table `issuance`: every SVID and token issued and every epoch seen, written before anybody is
+//! answered.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -8,7 +9,8 @@ use counterfoil_entry::rows::IssuanceRow;
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Time, tree};
 use counterfoil_spool::{AppendError, Lane};
-use counterfoil_trust::SpiffeId;
+use counterfoil_trust::token::Claims;
+use counterfoil_trust::{Peer, SpiffeId};
 
 use crate::authority::Issued;
 
@@ -74,6 +76,29 @@ impl Issuance {
         })
     }
 
+    /// Writes that a token was made for `peer`. Without this row it must not be handed out.
+    pub(crate) fn token(
+        &mut self,
+        claims: &Claims,
+        peer: &Peer,
+        address: SocketAddr,
+        now: Time,
+    ) -> Result<(), AppendError> {
+        self.append(&IssuanceRow {
+            kind: "token".to_owned(),
+            serial: Some(claims.jti.clone()),
+            spiffe_id: peer.spiffe_id.to_string(),
+            not_before: Some(seconds(claims.nbf)),
+            not_after: Some(seconds(claims.exp)),
+            cert_sha256: Some(peer.cert_sha256),
+            spki_sha256: None,
+            issued_at: now,
+            method: Some("client_credentials".to_owned()),
+            subject_epoch: None,
+            peer_address: Some(address.ip().to_string()),
+        })
+    }
+
     /// Writes that a workload was seen in an epoch, once.
     pub(crate) fn seen(
         &mut self,
@@ -117,6 +142,10 @@ impl Issuance {
             })
             .map(drop)
     }
+}
+
+fn seconds(since_epoch: i64) -> Time {
+    Time::from_ns(since_epoch.saturating_mul(1_000_000_000))
 }
 
 #[cfg(test)]

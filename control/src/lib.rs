@@ -5,12 +5,19 @@ mod catalogue;
 mod config;
 #[cfg(test)]
 mod fixture;
+mod governance;
 mod issuance;
+mod jsonlines;
+mod live;
+pub mod offline;
+mod people;
 mod published;
 mod server;
 mod slice;
+mod store;
 
 pub use authority::{AuthorityError, Init, init};
-pub use catalogue::{Catalogue, CatalogueError};
 pub use config::{ConfigError, ControlConfig};
+pub use people::{PeopleError, PeopleListenError};
 pub use server::{Control, ControlError, run};
+pub use store::StoreError;

@@ -1,171 +1,336 @@
-//! What control publishes: one signed bundle a workload, each version greater than the last.
+//! What control publishes: one signed bundle a workload, cut anew only where something changed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
+mod shelf;
+mod versions;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use counterfoil_entry::{Hash, Time, tree};
+use arc_swap::ArcSwap;
+use counterfoil_entry::id::RetentionClass;
+use counterfoil_entry::rows::BundleRow;
+use counterfoil_entry::table::TableId;
+use counterfoil_entry::{Time, clock, tree};
+use counterfoil_spool::{AppendError, Lane};
 use counterfoil_trust::SpiffeId;
-use counterfoil_trust::bundle::{BundleError, SignedBundle};
-use serde::{Deserialize, Serialize};
+use counterfoil_trust::bundle::{BundleError, SignedBundle, TokenRules};
+use counterfoil_trust::token;
 
-use crate::authority::{Authority, replace};
+use crate::authority::Authority;
 use crate::catalogue::{Catalogue, WorkloadRule};
+use crate::jsonlines::LinesError;
+use crate::live::LiveTokens;
 use crate::slice;
+use shelf::Sheet;
+pub(crate) use shelf::{Served, Shelf};
+use versions::{Numbering, Versions};
 
-/// Everything that requests are answered from; made anew and swapped when the catalogue changes.
-#[derive(Debug, Default)]
-pub(crate) struct Published {
-    pub(crate) workloads: BTreeMap<SpiffeId, WorkloadRule>,
-    pub(crate) bundles: HashMap<SpiffeId, Served>,
+/// So many slices are signed, written down and put in force together: the first of 2,000 workloads
+/// do not wait for the last, and one sync of the disk serves many.
+const BATCH: usize = 128;
+
+/// What made the catalogue change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// The governance event.
+    pub(crate) event_id: String,
+    /// Who did it.
+    pub(crate) author: String,
+    /// Whether it takes a right away: polls are then answered at once.
+    pub(crate) urgent: bool,
+    /// The workloads whose slices may have changed; all of them when `None`.
+    pub(crate) touched: Option<BTreeSet<SpiffeId>>,
 }
 
-/// One bundle, ready to be served.
-#[derive(Clone, Debug)]
-pub(crate) struct Served {
-    pub(crate) body: Bytes,
-    /// Quoted, as the header wants it.
-    pub(crate) etag: Arc<str>,
+/// What publishing took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Slices that were cut and compared.
+    pub(crate) cut: usize,
+    /// Bundles that were signed.
+    pub(crate) signed: usize,
+    /// Bundles that got new numbers, and a row in the books.
+    pub(crate) changed: usize,
 }
 
 /// Why a catalogue could not be published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PublishError {
-    #[error("cannot use {file}")]
-    File {
-        file: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{file} does not hold versions: {reason}")]
-    Content { file: PathBuf, reason: String },
+    #[error("cannot write to the books which bundles are published")]
+    Append(#[from] AppendError),
+    #[error("cannot bring the books onto the disk")]
+    Sync(#[source] io::Error),
+    #[error("cannot keep the numbers of bundles")]
+    Lines(#[from] LinesError),
     #[error("cannot sign a bundle")]
     Seal(#[from] BundleError),
 }
 
-/// The last version of one part of one bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Version {
-    number: u64,
-    issued_at_ns: i64,
-    /// Of the part at version 0 and time 0.
-    sha256: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Versions {
-    rights: BTreeMap<SpiffeId, Version>,
-    endpoints: BTreeMap<SpiffeId, Version>,
-}
-
-/// Numbers and signs bundles. The numbers are on disk before anything with them is served.
+/// Numbers and signs bundles and gives them to the polls that wait.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    file: PathBuf,
-    versions: Versions,
+    authority: Arc<Authority>,
     default_class: String,
+    catalogue: ArcSwap<Catalogue>,
+    shelf: Shelf,
+    tokens: LiveTokens,
+    press: Mutex<Press>,
+    is_behind: AtomicBool,
+}
+
+/// What one publisher at a time works with.
+#[derive(Debug)]
+struct Press {
+    numbering: Numbering,
+    lane: Lane,
+    class: RetentionClass,
+    due: Due,
+}
+
+/// What is to be cut, also after the books could not be written for a while.
+#[derive(Debug, Default)]
+struct Due {
+    all: bool,
+    touched: BTreeSet<SpiffeId>,
+    urgent: bool,
+    event_id: Option<String>,
+    author: Option<String>,
+}
+
+/// A bundle that is not on the shelf yet.
+#[derive(Debug)]
+struct Print {
+    sheet: Sheet,
+    /// What is to be written down before it may be served, when it was never served before.
+    new: Option<(Versions, BundleRow)>,
 }
 
 impl Publisher {
-    /// Goes on where the numbers in `dir` stand.
-    pub(crate) fn open(dir: &Path, default_class: &str) -> Result<Self, PublishError> {
-        let file = dir.join("versions.json");
-        let versions = match fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| PublishError::Content {
-                file: file.clone(),
-                reason: e.to_string(),
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Versions::default(),
-            Err(source) => return Err(PublishError::File { file, source }),
+    /// Goes on where the numbers in `dir` stand; nothing is published yet. Rows go to `lane`.
+    pub(crate) fn open(
+        dir: &Path,
+        default_class: &str,
+        authority: Arc<Authority>,
+        lane: Lane,
+    ) -> Result<Self, PublishError> {
+        let press = Press {
+            numbering: Numbering::open(dir)?,
+            lane,
+            class: RetentionClass::permanent(),
+            due: Due::default(),
         };
         Ok(Self {
-            file,
-            versions,
+            authority,
             default_class: default_class.to_owned(),
+            catalogue: ArcSwap::default(),
+            shelf: Shelf::default(),
+            tokens: LiveTokens::open(dir, clock::wall())?,
+            press: Mutex::new(press),
+            is_behind: AtomicBool::new(false),
         })
     }
 
-    /// The bundles of `catalogue`. What did not change keeps its number, date and bytes.
+    /// Publishes the first catalogue of this process.
+    pub(crate) fn publish_first(&self, catalogue: Arc<Catalogue>) -> Result<Work, PublishError> {
+        let mut press = self.press();
+        press.due.all = true;
+        self.catalogue.store(catalogue);
+        self.work(&mut press)
+    }
+
+    /// Puts `catalogue` in force: what changed is signed, written to the books and given to the polls
+    /// that wait. What did not change keeps its number, date and bytes. Blocks on the disk.
+    ///
+    /// No token is given out for what `catalogue` does not grant as soon as this is called; the rest
+    /// is done by [`Publisher::catch_up`] when it fails.
     pub(crate) fn publish(
-        &mut self,
+        &self,
+        catalogue: Arc<Catalogue>,
+        cause: &Cause,
+    ) -> Result<Work, PublishError> {
+        let mut press = self.press();
+        press.due.add(cause);
+        self.catalogue.store(catalogue);
+        self.work(&mut press)
+    }
+
+    /// Publishes what could not be published before. Blocks on the disk.
+    pub(crate) fn catch_up(&self) -> Result<Work, PublishError> {
+        self.work(&mut self.press())
+    }
+
+    /// Whether something could not be published yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Acquire)
+    }
+
+    /// The bundles as they are in force.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// The newest catalogue.
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        self.catalogue.load_full()
+    }
+
+    /// The tokens that are good still.
+    pub(crate) fn tokens(&self) -> &LiveTokens {
+        &self.tokens
+    }
+
+    /// A panic elsewhere leaves what is due marked as due.
+    fn press(&self) -> MutexGuard<'_, Press> {
+        self.press.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, press: &mut Press) -> Result<Work, PublishError> {
+        self.is_behind.store(true, Ordering::Release);
+        let catalogue = self.catalogue.load_full();
+        let due = press.due.list(&catalogue, &self.shelf);
+        let mut work = Work::default();
+        for batch in due.chunks(BATCH) {
+            self.publish_batch(press, &catalogue, batch, &mut work)?;
+            // A list of all begins anew after an error: what is done already is found unchanged.
+            for audience in batch {
+                press.due.touched.remove(audience);
+            }
+        }
+        press.due = Due::default();
+        self.is_behind.store(false, Ordering::Release);
+        Ok(work)
+    }
+
+    fn publish_batch(
+        &self,
+        press: &mut Press,
         catalogue: &Catalogue,
-        authority: &Authority,
+        batch: &[SpiffeId],
+        work: &mut Work,
+    ) -> Result<(), PublishError> {
+        let now = clock::wall();
+        let (mut sheets, mut rows, mut new, mut gone) = (vec![], vec![], vec![], vec![]);
+        for audience in batch {
+            let Some(workload) = catalogue.workloads.get(audience) else {
+                gone.push(audience.clone());
+                continue;
+            };
+            work.cut += 1;
+            let print = self.print(&press.numbering, catalogue, workload, now)?;
+            let Some(print) = print else {
+                continue;
+            };
+            work.signed += 1;
+            sheets.push(print.sheet);
+            if let Some((versions, row)) = print.new {
+                work.changed += 1;
+                new.push(versions);
+                rows.push(row);
+            }
+        }
+        for mut row in rows {
+            row.event_id.clone_from(&press.due.event_id);
+            row.author.clone_from(&press.due.author);
+            press
+                .lane
+                .append(TableId::Bundles, &press.class, |header, out| {
+                    row.encode(header, out);
+                })?;
+        }
+        if !new.is_empty() {
+            // A number that survives a loss of power has its row: it would not be written again.
+            press.lane.sync().map_err(PublishError::Sync)?;
+            press.numbering.keep(&new)?;
+        }
+        self.shelf.put(sheets, press.due.urgent);
+        self.shelf.clear(&gone);
+        Ok(())
+    }
+
+    /// The bundle of one workload; nothing when it lies on the shelf already.
+    fn print(
+        &self,
+        numbering: &Numbering,
+        catalogue: &Catalogue,
+        workload: &WorkloadRule,
         now: Time,
-    ) -> Result<Published, PublishError> {
-        let mut versions = self.versions.clone();
-        let mut bundles = HashMap::new();
-        for (id, workload) in &catalogue.workloads {
-            let (mut rights, mut endpoints) = slice::cut(catalogue, workload, &self.default_class);
-            let version = number(&mut versions.rights, id, &rights, now)?;
-            rights.version = version.number;
-            rights.issued_at = Time::from_ns(version.issued_at_ns);
-            endpoints.version = number(&mut versions.endpoints, id, &endpoints, now)?.number;
-            let body = SignedBundle::seal(
-                &rights,
-                &endpoints,
-                &authority.governance,
-                &authority.control,
-            )?;
-            let etag = format!("\"{}\"", tree::sha256(&body)).into();
-            bundles.insert(
-                id.clone(),
-                Served {
-                    body: body.into(),
-                    etag,
-                },
-            );
+    ) -> Result<Option<Print>, PublishError> {
+        let audience = &workload.spiffe_id;
+        let tokens = || TokenRules {
+            issuer: token::issuer(audience.trust_domain()),
+            keys: vec![self.authority.token_signer.public().clone()],
+            revoked: self.tokens.revoked(catalogue, audience, now),
+        };
+        let (mut rights, mut endpoints) =
+            slice::cut(catalogue, workload, &self.default_class, tokens);
+        let (versions, is_new) = numbering.number(&rights, &endpoints, now)?;
+        if !is_new && self.shelf.holds(audience) {
+            return Ok(None);
         }
-        if versions != self.versions {
-            let bytes = serde_json::to_vec(&versions).map_err(|e| PublishError::Content {
-                file: self.file.clone(),
-                reason: e.to_string(),
-            })?;
-            replace(&self.file, &bytes, 0o644).map_err(|source| PublishError::File {
-                file: self.file.clone(),
-                source,
-            })?;
-            self.versions = versions;
+        rights.version = versions.rights.number;
+        rights.issued_at = Time::from_ns(versions.rights.issued_at_ns);
+        endpoints.version = versions.endpoints.number;
+        let authority = &self.authority;
+        let body = SignedBundle::seal(
+            &rights,
+            &endpoints,
+            &authority.governance,
+            &authority.control,
+        )?;
+        let sha256 = tree::sha256(&body);
+        let sheet = Sheet {
+            audience: audience.clone(),
+            body: body.into(),
+            etag: format!("\"{sha256}\"").into(),
+        };
+        if !is_new {
+            return Ok(Some(Print { sheet, new: None }));
         }
-        Ok(Published {
-            workloads: catalogue.workloads.clone(),
-            bundles,
-        })
+        let signed = serde_json::to_vec(&rights).map_err(|source| BundleError::Malformed {
+            part: "rights",
+            source: Box::new(source),
+        })?;
+        let row = BundleRow {
+            audience: audience.to_string(),
+            rights_version: rights.version,
+            endpoints_version: endpoints.version,
+            sha256,
+            rights_sha256: tree::sha256(&signed),
+            published_at: now,
+            event_id: None,
+            author: None,
+            grants: u64::try_from(rights.grants.len()).unwrap_or(u64::MAX),
+        };
+        let new = Some((versions, row));
+        Ok(Some(Print { sheet, new }))
     }
 }
 
-/// The number of `part`: the one it has, or a greater one when it has changed. Numbers begin at the
-/// wall clock's seconds, so that they grow even when the file that holds them was lost.
-fn number<T: Serialize>(
-    versions: &mut BTreeMap<SpiffeId, Version>,
-    id: &SpiffeId,
-    part: &T,
-    now: Time,
-) -> Result<Version, PublishError> {
-    let bytes = serde_json::to_vec(part).map_err(|source| BundleError::Malformed {
-        part: "parts",
-        source: Box::new(source),
-    })?;
-    let sha256: Hash = tree::sha256(&bytes);
-    let sha256 = sha256.to_string();
-    let last = versions.get(id);
-    if let Some(version) = last.filter(|version| version.sha256 == sha256) {
-        return Ok(version.clone());
+impl Due {
+    fn add(&mut self, cause: &Cause) {
+        match &cause.touched {
+            None => self.all = true,
+            Some(touched) => self.touched.extend(touched.iter().cloned()),
+        }
+        self.urgent |= cause.urgent;
+        self.event_id = Some(cause.event_id.clone());
+        self.author = Some(cause.author.clone());
     }
-    let seconds = u64::try_from(now.as_ns() / 1_000_000_000).unwrap_or_default();
-    let next = last.map_or(0, |version| version.number.saturating_add(1));
-    let version = Version {
-        number: next.max(seconds),
-        issued_at_ns: now.as_ns(),
-        sha256,
-    };
-    versions.insert(id.clone(), version.clone());
-    Ok(version)
+
+    fn list(&self, catalogue: &Catalogue, shelf: &Shelf) -> Vec<SpiffeId> {
+        if !self.all {
+            return self.touched.iter().cloned().collect();
+        }
+        let mut all: BTreeSet<_> = shelf.audiences().into_iter().collect();
+        all.extend(catalogue.workloads.keys().cloned());
+        all.into_iter().collect()
+    }
 }
 
+#[cfg(test)]
+pub(crate) mod estate;
 #[cfg(test)]
 mod tests;

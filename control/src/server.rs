@@ -1,13 +1,14 @@
-//! The process: checks everything, binds, serves, notices changes and stops in order.
+//! The process: checks everything, binds, serves and stops in order.
 
 mod api;
+mod poll;
+mod token;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use counterfoil_entry::clock;
 use counterfoil_entry::id::{IdError, Writer};
 use counterfoil_spool::{
@@ -26,18 +27,28 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::authority::{Authority, AuthorityError};
-use crate::catalogue::{Catalogue, CatalogueError, Fingerprint, fingerprint};
 use crate::config::{ConfigError, ControlConfig};
+use crate::governance::desk::{self, Books, Desk};
+use crate::governance::{Actor, Governance};
 use crate::issuance::{Issuance, Method};
-use crate::published::{PublishError, Published, Publisher};
+use crate::people::{Door, Listening, Login, People, PeopleError, PeopleListenError};
+use crate::published::{PublishError, Publisher};
+use crate::store::{Settings, Store, StoreError};
 use api::{App, Caller};
 
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
-/// 2,000 proxies keep one connection each; the rest is room for those that join.
-const CONNECTIONS_MAX: usize = 4_096;
+/// 2,000 proxies keep one connection each, and open a second one for a moment when they renew their
+/// certificate or ask for a token; the rest is room for those that join.
+const CONNECTIONS_MAX: usize = 8_192;
+/// A proxy waits with one request of a connection; what else it asks does not wait.
+const STREAMS_MAX: u32 = 16;
+/// A peer that is gone without a word is noticed by its silence.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_secs(1);
+/// Rows of the governance plane have a lane of their own, apart from issuance.
+const GOVERNANCE_LANE: u16 = 1;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why control stopped or did not start.
@@ -46,9 +57,15 @@ pub enum ControlError {
     /// The configuration is not good. No port was bound.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The catalogue is not good. No port was bound.
-    #[error("the catalogue is refused: {0}")]
-    Catalogue(#[from] CatalogueError),
+    /// Nobody can be let in by the door for people. No port was bound.
+    #[error(transparent)]
+    People(#[from] PeopleError),
+    /// The governance state cannot be used. No port was bound.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The door for people cannot be opened.
+    #[error(transparent)]
+    PeopleListen(#[from] PeopleListenError),
     /// Keys or the root certificate cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -82,9 +99,9 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// Whether configuration or catalogue is wrong, so that a restart alone cannot help.
+    /// Whether configuration or people's file is wrong, so that a restart alone cannot help.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Catalogue(_))
+        matches!(self, Self::Config(_) | Self::People(_))
     }
 }
 
@@ -110,22 +127,23 @@ pub struct Control {
     listener: TcpListener,
     address: SocketAddr,
     delivery: Delivery,
-    watch: Watch,
+    desk: Arc<Desk>,
+    people: Option<Listening>,
 }
 
 impl Control {
-    /// Checks the configuration, opens keys, catalogue and spool, and binds.
+    /// Checks the configuration, opens keys, governance state and spool, and binds.
     ///
     /// # Errors
     /// As [`run`].
     pub async fn bind(config: ControlConfig) -> Result<Self, ControlError> {
         config.check()?;
         let spiffe_id = config.spiffe_id()?;
-        let seen = fingerprint(&config.catalogue_dir);
-        let catalogue = load(&config)?;
+        let people = config.people_file.as_deref().map(People::load);
+        let people = people.transpose()?;
+        let governance = governance(&config)?;
         let authority = Authority::open(&config.control_dir(), &config.trust_domain)?;
-        let mut publisher = Publisher::open(&config.control_dir(), &config.default_class)?;
-        let published = publisher.publish(&catalogue, &authority, clock::wall())?;
+        let authority = Arc::new(authority);
         let life = Duration::from_secs(config.svid_ttl_s);
         let (svid, issued) = own_svid(&authority, &spiffe_id, life)?;
         let identity = Identity::new(svid, authority.roots.clone());
@@ -136,6 +154,10 @@ impl Control {
         let address = listener
             .local_addr()
             .map_err(|source| ControlError::Listen { address, source })?;
+        let people = match people {
+            None => None,
+            Some(people) => Some(listen_for_people(&config, people).await?),
+        };
         let spool = Spool::open(SpoolConfig {
             directory: config.spool_dir.clone(),
             writer: Writer::parse(&format!("{spiffe_id}#{}", config.instance))?,
@@ -144,33 +166,42 @@ impl Control {
             config_sha256: config.sha256(),
         })?;
         let delivery = Delivery::new(&spool, identity.clone(), delivery_config(&config))?;
+        let publisher = Publisher::open(
+            &config.control_dir(),
+            &config.default_class,
+            Arc::clone(&authority),
+            spool.lane(0),
+        )?;
+        let publisher = Arc::new(publisher);
+        let desk = open_desk(governance, &spool, &publisher, &spiffe_id)?;
         let mut issuance = Issuance::new(spool.lane(0));
         issuance.issued(&issued, Method::Own, None, clock::wall())?;
         let app = Arc::new(App {
             authority,
-            published: ArcSwap::from_pointee(published),
+            publisher,
             issuance: Mutex::new(issuance),
             spiffe_id,
             life,
         });
-        let watch = Watch {
-            config,
-            publisher,
-            seen,
-        };
         Ok(Self {
             app,
             identity,
             listener,
             address,
             delivery,
-            watch,
+            desk,
+            people,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where people come in, when they may.
+    pub fn people_address(&self) -> Option<SocketAddr> {
+        self.people.as_ref().map(Listening::address)
     }
 
     /// Serves until `shutdown` is cancelled, then stops: listener, connections, delivery.
@@ -184,14 +215,20 @@ impl Control {
             listener,
             address,
             delivery,
-            watch,
+            desk,
+            people,
         } = self;
-        info!(%address, workloads = app.published.load().bundles.len(), "control serves");
+        info!(%address, workloads = app.publisher.shelf().len(), "control serves");
         // Delivery ends after everything that may still write a row.
         let delivery_shutdown = CancellationToken::new();
         let delivery = tokio::spawn(delivery.run(delivery_shutdown.clone()));
         let tasks = TaskTracker::new();
-        tasks.spawn(watch.run(Arc::clone(&app), shutdown.clone()));
+        tasks.spawn(desk::tend(Arc::clone(&desk), shutdown.clone()));
+        if let Some(people) = people {
+            let door = Arc::new(Door::new(desk, app.authority.jwks()));
+            tasks.spawn(people.serve(door, tasks.clone(), shutdown.clone()));
+        }
+        tasks.spawn(catch_up(Arc::clone(&app), shutdown.clone()));
         tasks.spawn(renew(Arc::clone(&app), identity.clone(), shutdown.clone()));
         accept(&listener, &app, &identity, &tasks, &shutdown).await;
         drop(listener);
@@ -214,12 +251,50 @@ fn delivery_config(config: &ControlConfig) -> DeliveryConfig {
     DeliveryConfig::new(config.collector.clone(), config.collector_spiffe_id.clone())
 }
 
-fn load(config: &ControlConfig) -> Result<Catalogue, CatalogueError> {
-    Catalogue::load(
-        &config.catalogue_dir,
-        &config.trust_domain,
-        &config.default_class,
-    )
+fn governance(config: &ControlConfig) -> Result<Governance, StoreError> {
+    let mut store = Store::open(&config.control_dir())?;
+    store.keep_settings(&Settings {
+        trust_domain: config.trust_domain.clone(),
+        default_class: config.default_class.clone(),
+    })?;
+    Governance::of(store, &config.trust_domain, &config.default_class)
+}
+
+async fn listen_for_people(
+    config: &ControlConfig,
+    people: People,
+) -> Result<Listening, PeopleListenError> {
+    let tls = config
+        .people_cert_file
+        .as_deref()
+        .zip(config.people_key_file.as_deref());
+    Listening::bind(config.people_listen, tls, Login::new(people)).await
+}
+
+/// Opens the desk, brings the books up to what commands recorded meanwhile, and publishes.
+fn open_desk(
+    governance: Governance,
+    spool: &Spool,
+    publisher: &Arc<Publisher>,
+    own: &SpiffeId,
+) -> Result<Arc<Desk>, ControlError> {
+    let own = Actor {
+        name: own.to_string(),
+        teams: Vec::new(),
+        admin: false,
+        peer_address: None,
+    };
+    let books = Books {
+        lane: spool.lane(GOVERNANCE_LANE),
+        epoch: spool.epoch().0,
+        publisher: Arc::clone(publisher),
+    };
+    let desk = Desk::new(governance, own, Some(books));
+    if let Err(error) = desk.tend() {
+        error!(%error, "the books are not up to the governance state yet");
+    }
+    publisher.publish_first(Arc::clone(&desk.estate().catalogue))?;
+    Ok(Arc::new(desk))
 }
 
 /// A new SVID for control itself. Its key lives in memory only.
@@ -234,13 +309,34 @@ fn own_svid(
     Ok((svid, issued))
 }
 
-/// Renews control's own SVID at half of its life.
-async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+/// Publishes what could not be published because the books or the disk were full.
+async fn catch_up(app: Arc<App>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(app.life / 2) => {}
+            () = tokio::time::sleep(POLL) => {}
         }
+        if !app.publisher.is_behind() {
+            continue;
+        }
+        let publisher = Arc::clone(&app.publisher);
+        match tokio::task::spawn_blocking(move || publisher.catch_up()).await {
+            Ok(Ok(work)) => info!(changed = work.changed, "what was due is published"),
+            Ok(Err(error)) => error!(%error, "bundles are due and cannot be published"),
+            Err(panic) => error!(%panic, "publishing ended unexpectedly"),
+        }
+    }
+}
+
+/// Renews control's own SVID at half of its life, and tries again soon when that fails.
+async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
+    let mut pause = app.life / 2;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = app.life / 10;
         let renewed = own_svid(&app.authority, &app.spiffe_id, app.life);
         let written = renewed.and_then(|(svid, issued)| {
             app.issuance()
@@ -248,7 +344,10 @@ async fn renew(app: Arc<App>, identity: Identity, shutdown: CancellationToken) {
             Ok(svid)
         });
         match written {
-            Ok(svid) => identity.replace(svid),
+            Ok(svid) => {
+                identity.replace(svid);
+                pause = app.life / 2;
+            }
             Err(error) => error!(%error, "cannot renew control's own SVID"),
         }
     }
@@ -310,12 +409,22 @@ async fn serve_connection(
     };
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = counterfoil_trust::peer_of(certificates).ok();
-    let service = TowerToHyperService::new(api::router(app, Caller { peer, address }));
+    let caller = Caller {
+        peer,
+        address,
+        closing: shutdown.clone(),
+    };
+    let service = TowerToHyperService::new(api::router(app, caller));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(STREAMS_MAX);
     let connection = builder.serve_connection(TokioIo::new(tls), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -327,63 +436,6 @@ async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "a connection ended early");
-    }
-}
-
-/// Notices changed files. A bad one is refused whole and the last good state stays.
-#[derive(Debug)]
-struct Watch {
-    config: ControlConfig,
-    publisher: Publisher,
-    seen: Fingerprint,
-}
-
-impl Watch {
-    async fn run(mut self, app: Arc<App>, shutdown: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(POLL) => {}
-            }
-            let app = Arc::clone(&app);
-            // Reading and signing take longer than a worker may be kept from its connections.
-            let looked = tokio::task::spawn_blocking(move || {
-                self.look(&app);
-                self
-            });
-            match looked.await {
-                Ok(watch) => self = watch,
-                Err(panic) => {
-                    error!(%panic, "the catalogue is no longer watched");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn look(&mut self, app: &App) {
-        let now = fingerprint(&self.config.catalogue_dir);
-        if now == self.seen {
-            return;
-        }
-        self.seen = now;
-        match self.renew(app) {
-            Ok(published) => {
-                info!(
-                    workloads = published.bundles.len(),
-                    "the changed catalogue is published"
-                );
-                app.published.store(Arc::new(published));
-            }
-            Err(error) => error!(%error, "the changed catalogue is not used"),
-        }
-    }
-
-    fn renew(&mut self, app: &App) -> Result<Published, ControlError> {
-        let catalogue = load(&self.config)?;
-        Ok(self
-            .publisher
-            .publish(&catalogue, &app.authority, clock::wall())?)
     }
 }
 

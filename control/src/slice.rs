@@ -5,20 +5,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use counterfoil_entry::Time;
 use counterfoil_trust::SpiffeId;
 use counterfoil_trust::bundle::{
-    ApiRights, Consumer, Endpoints, Grant, Instances, PeerRights, Rights, Workload,
+    ApiRights, Consumer, Endpoints, Grant, Instances, PeerRights, Rights, TokenRules, Workload,
 };
 
-use crate::catalogue::{Catalogue, WorkloadRule};
+use crate::catalogue::{Catalogue, GrantRule, GrantState, WorkloadRule};
 
 /// The slice of `workload`, of version 0 and time 0: whoever publishes it numbers and dates it.
+///
+/// `tokens` is asked for when the workload serves an API that wants them.
 pub(crate) fn cut(
     catalogue: &Catalogue,
     workload: &WorkloadRule,
     default_class: &str,
+    tokens: impl FnOnce() -> TokenRules,
 ) -> (Rights, Endpoints) {
     let audience = &workload.spiffe_id;
-    let grants = inbound_grants(catalogue, audience);
-    let consumers = consumers(catalogue, &grants);
+    let apis: Vec<_> = catalogue.apis_of(audience).cloned().collect();
+    let rules: Vec<_> = apis
+        .iter()
+        .flat_map(|api| catalogue.grants_on(&api.api))
+        .map(|rule| &**rule)
+        .collect();
+    let candidate = rules
+        .iter()
+        .any(|rule| is_in_force(rule) != is_candidate(rule))
+        .then(|| grants(&rules, is_candidate));
+    let grants = grants(&rules, is_in_force);
+    let wants_tokens = apis.iter().any(|api| api.access.wants_token());
     let peers = peers(catalogue, audience);
     let instances = peers
         .iter()
@@ -39,11 +52,11 @@ pub(crate) fn cut(
             site: workload.site.clone(),
             zone: workload.zone.clone(),
         },
-        apis: catalogue.apis_of(audience).cloned().collect(),
+        consumers: consumers(catalogue, grants.iter().chain(candidate.iter().flatten())),
+        apis,
         grants,
-        candidate: None,
-        tokens: None,
-        consumers,
+        candidate,
+        tokens: wants_tokens.then(tokens),
         peers,
         default_class: default_class.to_owned(),
     };
@@ -57,16 +70,20 @@ pub(crate) fn cut(
     )
 }
 
-/// The grants on the operations that `server` serves, one for each operation.
-fn inbound_grants(catalogue: &Catalogue, server: &SpiffeId) -> Vec<Grant> {
-    let served = |api: &str| {
-        catalogue
-            .apis
-            .get(api)
-            .is_some_and(|api| api.server.as_ref() == Some(server))
-    };
+/// Whether proxies allow what the grant says, within its dates.
+fn is_in_force(rule: &GrantRule) -> bool {
+    rule.state == GrantState::Approved
+}
+
+/// Whether they would if every open proposal were decided.
+fn is_candidate(rule: &GrantRule) -> bool {
+    !rule.revocation_proposed
+}
+
+/// The grants that `holds` takes, one for each operation.
+fn grants(rules: &[&GrantRule], holds: fn(&GrantRule) -> bool) -> Vec<Grant> {
     let mut grants = Vec::new();
-    for rule in catalogue.grants.iter().filter(|rule| served(&rule.api)) {
+    for rule in rules.iter().filter(|rule| holds(rule)) {
         grants.extend(rule.operations.iter().map(|operation| Grant {
             grant_id: rule.id.clone(),
             consumer: rule.consumer.clone(),
@@ -79,8 +96,8 @@ fn inbound_grants(catalogue: &Catalogue, server: &SpiffeId) -> Vec<Grant> {
     grants
 }
 
-fn consumers(catalogue: &Catalogue, grants: &[Grant]) -> Vec<Consumer> {
-    let held: BTreeSet<&SpiffeId> = grants.iter().map(|grant| &grant.consumer).collect();
+fn consumers<'a>(catalogue: &Catalogue, grants: impl Iterator<Item = &'a Grant>) -> Vec<Consumer> {
+    let held: BTreeSet<&SpiffeId> = grants.map(|grant| &grant.consumer).collect();
     held.into_iter()
         .filter_map(|id| catalogue.workloads.get(id))
         .map(|w| Consumer {
@@ -91,13 +108,12 @@ fn consumers(catalogue: &Catalogue, grants: &[Grant]) -> Vec<Consumer> {
         .collect()
 }
 
-/// The declared dependencies: the servers of the APIs for which `consumer` holds a grant. All
+/// The declared dependencies: the servers of the APIs for which `consumer` holds a grant or has asked
+/// for one, so that it can call as soon as that is approved, and see itself denied before. All
 /// operations of such an API are named, so that a denied call is still written down by its name.
 fn peers(catalogue: &Catalogue, consumer: &SpiffeId) -> Vec<PeerRights> {
     let held: BTreeSet<&str> = catalogue
-        .grants
-        .iter()
-        .filter(|grant| &grant.consumer == consumer)
+        .grants_of(consumer)
         .map(|grant| grant.api.as_str())
         .collect();
     let mut by_server: BTreeMap<&SpiffeId, Vec<ApiRights>> = BTreeMap::new();

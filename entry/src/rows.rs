@@ -203,9 +203,9 @@ impl ConflictRow {
 /// One row of `issuance`. Field names are the column names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuanceRow {
-    /// `svid` or `epoch`.
+    /// `svid`, `token` or `epoch`.
     pub kind: String,
-    /// Serial of the certificate, hex.
+    /// Serial of the certificate, hex; `jti` of a token.
     pub serial: Option<String>,
     /// Whose.
     pub spiffe_id: String,
@@ -213,13 +213,13 @@ pub struct IssuanceRow {
     pub not_before: Option<Time>,
     /// Valid until.
     pub not_after: Option<Time>,
-    /// Hash of the certificate.
+    /// Hash of the certificate; of a token the one to which it is bound.
     pub cert_sha256: Option<Hash>,
     /// Hash of its public key.
     pub spki_sha256: Option<Hash>,
     /// When control issued it or saw the epoch.
     pub issued_at: Time,
-    /// `join_token`, `renewal` or `self`.
+    /// `join_token`, `renewal` or `self`; `client_credentials` of a token.
     pub method: Option<String>,
     /// The epoch seen.
     pub subject_epoch: Option<u64>,

@@ -10,6 +10,7 @@ mod epoch;
 mod epochs;
 mod files;
 mod gaps;
+mod intact;
 mod intervals;
 mod origin;
 mod report;

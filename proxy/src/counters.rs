@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::word::{Kind, Outcome, Side};
 
+use crate::pull::Seen;
+
 /// Counters since the process began, and gauges. Relaxed: each stands for itself.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -63,16 +65,14 @@ impl Counters {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn bundle_applied(&self) {
-        add(&self.bundles_applied, 1);
-    }
-
-    pub(crate) fn bundle_refused(&self) {
-        add(&self.bundles_refused, 1);
-    }
-
-    pub(crate) fn bundle_poll_failed(&self) {
-        add(&self.bundle_polls_failed, 1);
+    /// Counts what the pull told.
+    pub(crate) fn pulled(&self, seen: &Seen) {
+        match seen {
+            Seen::Acked(row) if row.reason.is_none() => add(&self.bundles_applied, 1),
+            Seen::Acked(_) => add(&self.bundles_refused, 1),
+            Seen::Polled(polled) if polled.answer.is_err() => add(&self.bundle_polls_failed, 1),
+            Seen::Polled(_) | Seen::Health(_) => {}
+        }
     }
 
     /// Prometheus' text format.

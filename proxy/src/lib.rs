@@ -1,12 +1,13 @@
 //! The proxy beside one workload: mutual TLS, decisions, and an entry for every call.
 //!
-//! [`run`] is the whole process, [`Proxy`] its data path alone. Each worker is a thread with its own
+//! [`run`] is the whole process, [`Proxy`] its data path alone, [`pull`] what keeps the policy fresh. Each worker is a thread with its own
 //! runtime, listeners, connections and spool lane; one further thread keeps the books and the policy.
 
 mod admin;
 mod answer;
 mod app;
 mod body;
+mod books;
 mod call;
 mod config;
 mod counters;
@@ -22,7 +23,7 @@ mod outbound;
 mod peers;
 mod policy;
 mod proxy;
-mod pull;
+pub mod pull;
 mod relay;
 mod run;
 mod scribe;

@@ -8,9 +8,12 @@ use counterfoil_trust::Refusal;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::RequestBody;
 use crate::failure::Failure;
+use crate::transport::HANDSHAKE_TIMEOUT;
 
 /// Longest wait for a TCP connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -47,6 +50,22 @@ pub(crate) struct Secured {
     pub(crate) cipher: Option<Arc<str>>,
     /// When the first of the two certificates expires.
     pub(crate) not_after: Time,
+    /// When a new connection is to take the place of this one, in case the other side has a new
+    /// certificate by then.
+    pub(crate) renew_at: Time,
+    /// Cancelled when the other side has said something, or the connection has ended. In TLS 1.3 a
+    /// client's handshake is over before the other side has looked at its certificate.
+    pub(crate) settled: CancellationToken,
+}
+
+impl Secured {
+    /// When to renew a connection that is made at `now` and is good until `not_after`: when 60 to
+    /// 70 % of that time are over. Certificates are renewed before, at 45 to 55 % of their life.
+    pub(crate) fn renewal(now: Time, not_after: Time) -> Time {
+        let left_ns = u64::try_from(not_after.since_ns(now)).unwrap_or(0);
+        let wait = Duration::from_nanos(left_ns).mul_f64(rand::random_range(0.6..0.7));
+        now.plus_ns(i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX))
+    }
 }
 
 /// How long a call waited for the connection that it made (ns).
@@ -71,10 +90,13 @@ impl Link {
             .await
             .map_err(|error| Failure::of_send(&error, far_end.refusal.get().copied()))?;
         let address = Arc::clone(&far_end.address);
+        let secured = far_end.secured.as_ref();
+        let settled = secured.map(|tls| tls.settled.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %address, "a connection to a next hop ended");
             }
+            settled.into_iter().for_each(|settled| settled.cancel());
         });
         Ok(Self { sender, far_end })
     }
@@ -92,14 +114,51 @@ impl Link {
         let expired = |tls: &Secured| tls.not_after <= clock::wall();
         !self.sender.is_closed() && !self.far_end.secured.as_ref().is_some_and(expired)
     }
+
+    /// Waits until the other side has accepted the connection, certificate and all.
+    async fn accepted(&self) -> Result<(), Failure> {
+        if let Some(tls) = &self.far_end.secured {
+            timeout(HANDSHAKE_TIMEOUT, tls.settled.cancelled())
+                .await
+                .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?;
+        }
+        match self.far_end.refusal.get() {
+            Some(refusal) => Err(Failure::refused(*refusal)),
+            None if self.sender.is_closed() => Err(Failure::RESET),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether another connection should take its place: `own_cert` has followed the certificate
+    /// that it was made with, or the other side's has probably been followed.
+    fn is_due(&self, own_cert: Hash) -> bool {
+        let due = |tls: &Secured| tls.own_cert != own_cert || tls.renew_at <= clock::wall();
+        self.far_end.secured.as_ref().is_some_and(due)
+    }
 }
 
 /// The place of one link: dialled by the first call that needs it, and again when it has closed.
+///
+/// A link whose certificates have been followed by new ones is renewed beside the calls: they go on
+/// over the old one until the new one is there, so that none waits or fails for it. What is under
+/// way on the old one ends there; then nobody holds it any more, and it closes.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     open: Mutex<Option<Link>>,
     dialling: tokio::sync::Mutex<LastFailure>,
+    renewal: Mutex<Renewal>,
 }
+
+/// The renewal of a link that is still good.
+#[derive(Debug, Default)]
+struct Renewal {
+    is_running: bool,
+    /// Not before this, by the monotonic clock.
+    again_ns: u64,
+}
+
+/// Pause after a renewal, good or not: a busy link must not dial with every call.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// When the last dial failed and why, for those that were waiting for it.
 #[derive(Debug, Default)]
@@ -140,6 +199,46 @@ impl Slot {
                 Err(failure)
             }
         }
+    }
+
+    /// Whether the caller is to renew `link`, which came from this place, now that `own_cert` is in
+    /// use; then [`Slot::renew`] must follow.
+    pub(crate) fn begins_renewal(&self, link: &Link, own_cert: Hash) -> bool {
+        if !link.is_due(own_cert) {
+            return false;
+        }
+        let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = !renewal.is_running && renewal.again_ns <= clock::mono_ns();
+        renewal.is_running |= begins;
+        begins
+    }
+
+    /// Puts the link that `dial` makes into the place of the open one, which stays when it makes
+    /// none. Not cancel safe: it would not be renewed again.
+    pub(crate) async fn renew<F>(&self, dial: F)
+    where
+        F: Future<Output = Result<(Link, Dialled), Failure>> + Send,
+    {
+        let made = async {
+            let (link, _) = dial.await?;
+            link.accepted().await.map(|()| link)
+        };
+        match made.await {
+            Ok(link) => {
+                *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+            }
+            Err(failure) => {
+                tracing::warn!(
+                    error = failure.error_type,
+                    "a connection with the new certificate is not there yet: the old one is used"
+                );
+            }
+        }
+        let pause_ns = u64::try_from(RENEWAL_PAUSE.as_nanos()).unwrap_or(0);
+        *self.renewal.lock().unwrap_or_else(PoisonError::into_inner) = Renewal {
+            is_running: false,
+            again_ns: clock::mono_ns().saturating_add(pause_ns),
+        };
     }
 
     fn usable(&self, only: Option<Hash>) -> Option<Link> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use counterfoil_entry::Hash;
 use counterfoil_trust::allow::Peer;
-use counterfoil_trust::{Expect, Identity, client_config};
+use counterfoil_trust::{Expect, Identity, Svid, client_config};
 use rustls::ClientConfig;
 
 use crate::failure::Failure;
@@ -21,6 +21,8 @@ pub(crate) struct PeerLinks {
 
 #[derive(Debug)]
 struct Destination {
+    /// The SVID that `tls` shows.
+    own: Arc<Svid>,
     tls: Arc<ClientConfig>,
     slots: HashMap<Arc<str>, Arc<Slot>>,
     turn: usize,
@@ -30,6 +32,7 @@ struct Destination {
 struct Candidate {
     address: Arc<str>,
     slot: Arc<Slot>,
+    own: Arc<Svid>,
     tls: Arc<ClientConfig>,
 }
 
@@ -60,12 +63,22 @@ impl PeerLinks {
             let Some(candidate) = self.candidate(peer, turn.wrapping_add(at)) else {
                 break;
             };
-            let Candidate { address, slot, tls } = candidate;
-            match slot
-                .link(only, || connect_to_proxy(&address, tls, &self.identity))
-                .await
-            {
-                Ok(link) => return Ok(link),
+            let Candidate {
+                address,
+                slot,
+                own,
+                tls,
+            } = &candidate;
+            let dial = || connect_to_proxy(address, Arc::clone(tls), own);
+            match slot.link(only, dial).await {
+                Ok(link) => {
+                    // a token that is bound to the certificate before goes over the connection
+                    // before: both move when there is a new token
+                    if only == bound_to {
+                        renew_when_due(&link.0, candidate);
+                    }
+                    return Ok(link);
+                }
                 Err(failure) => {
                     first_failure.get_or_insert(failure);
                 }
@@ -87,15 +100,19 @@ impl PeerLinks {
     fn candidate(&self, peer: &Peer, turn: usize) -> Option<Candidate> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains_key(peer.spiffe_id.as_str()) {
-            let expect = Expect::Id(peer.spiffe_id.clone());
+            let (own, tls) = self.shown_to(peer);
             let destination = Destination {
-                tls: client_config(&self.identity, expect, &[b"h2"]),
+                own,
+                tls,
                 slots: HashMap::new(),
                 turn: 0,
             };
             known.insert(peer.spiffe_id.as_str().to_owned(), destination);
         }
         let destination = known.get_mut(peer.spiffe_id.as_str())?;
+        if !Arc::ptr_eq(&destination.own, &self.identity.current()) {
+            (destination.own, destination.tls) = self.shown_to(peer);
+        }
         let at = turn.checked_rem(peer.addresses.len())?;
         let address = peer.addresses.get(at)?;
         if !destination.slots.contains_key(address) {
@@ -109,7 +126,35 @@ impl PeerLinks {
         Some(Candidate {
             address: Arc::clone(address),
             slot: Arc::clone(destination.slots.get(address)?),
+            own: Arc::clone(&destination.own),
             tls: Arc::clone(&destination.tls),
         })
     }
+
+    /// What to connect to `peer` with now: this SVID and no later one, so that each connection
+    /// knows what it was made with.
+    fn shown_to(&self, peer: &Peer) -> (Arc<Svid>, Arc<ClientConfig>) {
+        let identity = self.identity.pinned();
+        let expect = Expect::Id(peer.spiffe_id.clone());
+        let tls = client_config(&identity, expect, &[b"h2"]);
+        (identity.current(), tls)
+    }
+}
+
+/// Makes a new connection beside the calls when certificates have followed those of the open one.
+fn renew_when_due(link: &Link, candidate: Candidate) {
+    let own_cert = candidate.own.cert_sha256();
+    if !candidate.slot.begins_renewal(link, own_cert) {
+        return;
+    }
+    tokio::spawn(async move {
+        let Candidate {
+            address,
+            slot,
+            own,
+            tls,
+        } = candidate;
+        let dial = connect_to_proxy(&address, tls, &own);
+        Box::pin(slot.renew(dial)).await;
+    });
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use arc_swap::ArcSwapOption;
 use counterfoil_entry::id::{IdError, RetentionClass};
 use counterfoil_entry::{Hash, Time};
-use counterfoil_trust::allow::{AllowError, AllowList, Peers};
+use counterfoil_trust::allow::{self, AllowError, AllowList, Peers, Verdict};
 use counterfoil_trust::bundle::Bundle;
 
 /// A bundle, compiled for both directions.
@@ -58,6 +58,18 @@ impl Policy {
         })
     }
 
+    /// Version of the rights in it.
+    #[must_use]
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// SHA-256 of the body that it came in.
+    #[must_use]
+    pub const fn sha256(&self) -> Hash {
+        self.sha256
+    }
+
     /// Control has said at `now` that this bundle is still the newest.
     pub(crate) fn confirm(&self, now: Time) {
         self.confirmed_ns.store(now.as_ns(), Ordering::Relaxed);
@@ -78,6 +90,15 @@ impl PolicyCell {
     /// Puts `policy` in force for every call that begins from now on.
     pub fn put(&self, policy: Policy) {
         self.0.store(Some(Arc::new(policy)));
+    }
+
+    /// Decides as the inbound side does on a request that shows no token: `consumer` is the caller's
+    /// SPIFFE id, `path` the request target. Without a policy everything is denied with
+    /// `bundle_missing`.
+    pub fn decide(&self, consumer: &str, method: &str, path: &str, now: Time) -> Verdict {
+        let policy = self.0.load();
+        let list = policy.as_ref().map(|policy| &policy.allow);
+        allow::decide(list, consumer, method, path, now)
     }
 
     /// The policy in force.

@@ -18,11 +18,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Stage};
+use crate::books::Books;
 use crate::config::Config;
 use crate::listen::{ListenError, bind};
 use crate::policy::PolicyCell;
 use crate::proxy::{BUILD, Figures, Listeners, Proxy};
-use crate::pull::Pull;
+use crate::pull::{Pull, PullConfig};
 
 /// How often the figures for statements are brought up to date.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
@@ -73,23 +74,21 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
         let listener = TcpListener::from_std(listener).map_err(RunError::Start)?;
         background.spawn(Arc::clone(&admin).serve(listener));
     }
+    let spool = open_spool(config)?;
+    // the workers' lanes are 0, 1 ..: this thread's is the one after
+    let own_lane = || spool.lane(config.workers);
     let joining = identity_config(config);
+    let mut lane = own_lane();
     let identity = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        identity = join::join(&joining) => identity?,
+        identity = join::join(&joining, &mut lane) => identity?,
     };
-    let spool = Spool::open(SpoolConfig {
-        directory: config.spool_dir.clone(),
-        writer: Writer::parse(&config.writer_name())?,
-        size_max: config.spool_bytes_max,
-        build: BUILD.to_owned(),
-        config_sha256: config.sha256,
-    })?;
-    let pull = pull(config, &identity, &policy, &spool)?;
-    pull.begin_from_disk();
+    let mut books = Books::new(own_lane(), spool.gauges());
+    let mut pull = Pull::new(pull_config(config, &identity, &spool)?, policy.clone())?;
+    pull.begin_from_disk(|seen| books.note(&seen));
     let books_end = CancellationToken::new();
     let delivery = Delivery::new(&spool, identity.clone(), delivery_config(config)?)?;
-    let mut books = tokio::spawn({
+    let mut delivering = tokio::spawn({
         let books_end = books_end.clone();
         async move { delivery.run(books_end).await }
     });
@@ -99,13 +98,19 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     admin.show(figures.clone(), spool.gauges());
     admin.enter(Stage::Serving);
     background.spawn(tell_figures(figures.clone(), spool.gauges()));
-    background.spawn(async move { pull.run(&figures.counters).await });
-    background.spawn(join::renew_loop(identity, joining, stop.clone()));
+    // calls that drain need a policy and a certificate, too: control is left after the last of them
+    let drained = CancellationToken::new();
+    let mut of_control = JoinSet::new();
+    of_control.spawn(pull.run(drained.clone(), move |seen| {
+        figures.counters.pulled(&seen);
+        books.note(&seen);
+    }));
+    of_control.spawn(join::renew_loop(identity, joining, lane, drained.clone()));
 
     // a delivery that has died is a reason to stop: the next start recovers the spool
     let early = tokio::select! {
         () = stop.cancelled() => None,
-        ended = &mut books => Some(ended),
+        ended = &mut delivering => Some(ended),
     };
     tracing::info!("draining");
     admin.enter(Stage::Draining);
@@ -116,15 +121,35 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     {
         tracing::error!("waiting for the workers failed");
     }
-    // every entry is in the spool now: the final statement may say so
+    drained.cancel();
+    all_ended(of_control).await;
+    // every row is in the spool now: the final statement may say so
     books_end.cancel();
     let ended = match early {
         Some(ended) => ended,
-        None => books.await,
+        None => delivering.await,
     };
     background.shutdown().await;
     report(ended.map_err(RunError::Books)??);
     Ok(())
+}
+
+async fn all_ended(mut tasks: JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a task beside the calls died");
+        }
+    }
+}
+
+fn open_spool(config: &Config) -> Result<Spool, RunError> {
+    Ok(Spool::open(SpoolConfig {
+        directory: config.spool_dir.clone(),
+        writer: Writer::parse(&config.writer_name())?,
+        size_max: config.spool_bytes_max,
+        build: BUILD.to_owned(),
+        config_sha256: config.sha256,
+    })?)
 }
 
 fn identity_config(config: &Config) -> IdentityConfig {
@@ -147,24 +172,21 @@ fn delivery_config(config: &Config) -> Result<DeliveryConfig, SpiffeIdError> {
     Ok(DeliveryConfig::new(config.collector.clone(), collector))
 }
 
-fn pull(
+fn pull_config(
     config: &Config,
     identity: &Identity,
-    policy: &PolicyCell,
     spool: &Spool,
-) -> Result<Pull, RunError> {
-    Ok(Pull {
+) -> Result<PullConfig, KeyError> {
+    Ok(PullConfig {
         identity: identity.clone(),
         control: config.control.clone(),
+        control_id: None,
         epoch: spool.epoch(),
         keys: BundleKeys {
             governance: public_from_hex(&config.governance_key)?,
             control: public_from_hex(&config.control_key)?,
         },
-        audience: SpiffeId::parse(&config.spiffe_id)?,
-        file: config.state_dir.join("bundle"),
-        policy: policy.clone(),
-        gauges: spool.gauges(),
+        file: Some(config.state_dir.join("bundle")),
     })
 }
 

@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use counterfoil_entry::clock;
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::word::Side;
+use counterfoil_entry::{Time, clock};
 use counterfoil_trust::{peer_of, refusal_of_io};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -105,19 +105,26 @@ async fn from_app(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr) 
     let mut server = server();
     server.http1().header_read_timeout(APP_HEADER_TIMEOUT);
     let service = |request| outbound::serve(Arc::clone(&from), request);
-    serve(worker, &from.entry, &server, stream, service).await;
+    let over = std::future::pending();
+    serve(worker, &from.entry, &server, stream, service, over).await;
 }
 
 async fn from_peer(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr) {
-    let Some((stream, from)) = handshake(worker, stream, address).await else {
+    let Some(accepted) = handshake(worker, stream, address).await else {
         return;
     };
+    let Accepted {
+        stream,
+        from,
+        open_for,
+    } = accepted;
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let from = Arc::new(from);
+    let over = sleep(open_for);
     if is_h2 {
         let service = |request| inbound::serve(Arc::clone(&from), request);
         let server = server().http2_only();
-        serve(worker, &from.entry, &server, stream, service).await;
+        serve(worker, &from.entry, &server, stream, service, over).await;
         return;
     }
     let framing = Framing::new();
@@ -127,7 +134,26 @@ async fn from_peer(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr)
         inbound::serve(Arc::clone(&from), request)
     };
     let server = server().http1_only();
-    serve(worker, &from.entry, &server, stream, service).await;
+    serve(worker, &from.entry, &server, stream, service, over).await;
+}
+
+/// Most time between the end of taking requests and the end of a certificate.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
+
+/// How long a connection takes requests that is good until `not_after`: until a tenth of the time is
+/// left, at most [`EXPIRY_MARGIN`]. A caller has long since made another one by then, and if it
+/// could not, it makes one that is good for a shorter time.
+fn open_for(not_after: Time, now: Time) -> Duration {
+    let left = Duration::from_nanos(u64::try_from(not_after.since_ns(now)).unwrap_or(0));
+    left.saturating_sub((left / 10).min(EXPIRY_MARGIN))
+}
+
+/// A caller whose certificate has been verified.
+struct Accepted {
+    stream: TlsStream<TcpStream>,
+    from: FromPeer,
+    /// How long to take requests on this connection.
+    open_for: Duration,
 }
 
 /// Mutual TLS with a caller. A refusal is written into the books.
@@ -135,15 +161,15 @@ async fn handshake(
     worker: &Arc<Worker>,
     stream: TcpStream,
     address: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, FromPeer)> {
+) -> Option<Accepted> {
     let began_ns = clock::mono_ns();
     let mut entry = worker.scribe.entry_of_connection(Side::Server, address);
     entry.start_time = clock::wall();
-    let own = worker.identity.current();
+    let (own, acceptor) = worker.tls.acceptor(&worker.identity);
     entry.destination_cert_sha256 = Some(own.cert_sha256());
     let accepted = tokio::select! {
         () = worker.stop.cancelled() => return None,
-        accepted = timeout(HANDSHAKE_TIMEOUT, worker.tls.accept(stream)) => accepted,
+        accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => accepted,
     };
     let refused = match accepted {
         Ok(Ok(stream)) => {
@@ -161,16 +187,17 @@ async fn handshake(
                     entry.tls_cipher = cipher.map(Arc::from);
                     let worker = Arc::clone(worker);
                     let (not_after, cert_sha256) = (peer.not_after, peer.cert_sha256);
-                    return Some((
+                    return Some(Accepted {
                         stream,
-                        FromPeer {
+                        open_for: open_for(not_after.min(own.not_after()), clock::wall()),
+                        from: FromPeer {
                             worker,
                             entry,
                             spiffe_id,
                             cert_sha256,
                             not_after,
                         },
-                    ));
+                    });
                 }
                 Err(refusal) => refusal.reason(),
             }
@@ -203,14 +230,16 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// Serves a connection to its end; `entry` is the common part of its entries. When the worker stops it takes no further request: HTTP/2 says
-/// GOAWAY, HTTP/1.1 `connection: close`.
+/// Serves a connection to its end; `entry` is the common part of its entries. When the worker stops,
+/// or at `over`, it takes no further request: HTTP/2 says GOAWAY, HTTP/1.1 `connection: close`. What
+/// is under way ends in peace.
 async fn serve<T, S, F>(
     worker: &Worker,
     entry: &Entry,
     server: &auto::Builder<TokioExecutor>,
     stream: T,
     service: S,
+    over: impl Future<Output = ()> + Send,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + Send + Sync,
@@ -221,9 +250,10 @@ async fn serve<T, S, F>(
         async move { Ok::<_, Infallible>(response.await) }
     });
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let no_more = worker.stop.run_until_cancelled(over);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = worker.stop.cancelled() => {
+        _stopped = no_more => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

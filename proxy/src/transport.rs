@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use counterfoil_entry::clock;
-use counterfoil_trust::{Identity, Refusal, peer_of, refusal_of_io, server_name};
+use counterfoil_trust::{Refusal, Svid, peer_of, refusal_of_io, server_name};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::link::{CONNECT_TIMEOUT, Dialled, FarEnd, Link, Secured};
@@ -34,26 +35,19 @@ pub(crate) async fn connect(address: &str) -> Result<(TcpStream, u64), Failure> 
     Ok((stream, clock::mono_ns().saturating_sub(began_ns)))
 }
 
-/// Connects to another proxy: TCP, mutual TLS 1.3, HTTP/2.
+/// Connects to another proxy: TCP, mutual TLS 1.3, HTTP/2. `tls` shows `own`.
 pub(crate) async fn connect_to_proxy(
     address: &str,
     tls: Arc<ClientConfig>,
-    identity: &Identity,
+    own: &Svid,
 ) -> Result<(Link, Dialled), Failure> {
-    let (own, stream, connect_ns, began_ns) = loop {
-        let (stream, connect_ns) = connect(address).await?;
-        let began_ns = clock::mono_ns();
-        let own = identity.current();
-        let handshake = TlsConnector::from(Arc::clone(&tls)).connect(server_name(), stream);
-        let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
-            .await
-            .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?
-            .map_err(|error| Failure::of_handshake(&error))?;
-        // a renewal meanwhile leaves open which certificate was shown, and tokens are bound to it
-        if Arc::ptr_eq(&own, &identity.current()) {
-            break (own, stream, connect_ns, began_ns);
-        }
-    };
+    let (stream, connect_ns) = connect(address).await?;
+    let began_ns = clock::mono_ns();
+    let handshake = TlsConnector::from(tls).connect(server_name(), stream);
+    let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
+        .map_err(|_elapsed| Failure::CONNECT_TIMEOUT)?
+        .map_err(|error| Failure::of_handshake(&error))?;
     let (_, session) = stream.get_ref();
     if session.alpn_protocol() != Some(b"h2") {
         return Err(Failure::PROTOCOL);
@@ -64,6 +58,8 @@ pub(crate) async fn connect_to_proxy(
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
     let refusal = Arc::new(OnceLock::new());
+    let settled = CancellationToken::new();
+    let not_after = peer.not_after.min(own.not_after());
     let far_end = Arc::new(FarEnd {
         address: Arc::from(address),
         secured: Some(Secured {
@@ -71,7 +67,9 @@ pub(crate) async fn connect_to_proxy(
             peer_cert: peer.cert_sha256,
             own_cert: own.cert_sha256(),
             cipher: cipher.map(Arc::from),
-            not_after: peer.not_after.min(own.not_after()),
+            not_after,
+            renew_at: Secured::renewal(clock::wall(), not_after),
+            settled: settled.clone(),
         }),
         refusal: Arc::clone(&refusal),
     });
@@ -80,6 +78,7 @@ pub(crate) async fn connect_to_proxy(
         Noting {
             stream,
             refusal,
+            unsettled: Some(settled),
             write_failed: None,
         },
         far_end,
@@ -94,12 +93,14 @@ pub(crate) async fn connect_to_proxy(
     ))
 }
 
-/// A transport that notes the alert by which the other side refused us: HTTP/2 above it keeps only
-/// the kind of an error.
+/// A transport that notes the alert by which the other side refused us, as HTTP/2 above it keeps
+/// only the kind of an error, and the first bytes, by which it accepted us.
 #[derive(Debug)]
 struct Noting<T> {
     stream: T,
     refusal: Arc<OnceLock<Refusal>>,
+    /// Until something has come.
+    unsettled: Option<CancellationToken>,
     /// A write that failed, held back until the alert behind it has been looked for.
     write_failed: Option<io::Error>,
 }
@@ -163,6 +164,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.unsettled.is_some() && !buffer.filled().is_empty() {
+            self.unsettled
+                .take()
+                .into_iter()
+                .for_each(|unsettled| unsettled.cancel());
+        }
         self.noted(polled)
     }
 }

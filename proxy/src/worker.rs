@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use counterfoil_spool::Lane;
 use counterfoil_trust::token::TokenCache;
-use counterfoil_trust::{ClientAuth, Identity, server_config};
+use counterfoil_trust::{ClientAuth, Identity, Svid, server_config};
 use tokio::runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -44,9 +44,8 @@ pub(crate) struct Worker {
     pub(crate) tasks: TaskTracker,
 }
 
-/// The inbound side's TLS, which takes each new SVID by itself.
-#[derive(Clone)]
-pub(crate) struct Tls(TlsAcceptor);
+/// The inbound side's TLS: the SVID in use, and what shows it and no later one.
+pub(crate) struct Tls(Mutex<(Arc<Svid>, TlsAcceptor)>);
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,11 +53,26 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-impl std::ops::Deref for Tls {
-    type Target = TlsAcceptor;
-    fn deref(&self) -> &TlsAcceptor {
-        &self.0
+impl Tls {
+    fn new(identity: &Identity) -> Self {
+        Self(Mutex::new(showing(identity)))
     }
+
+    /// The SVID of this moment, and what accepts a connection with it: each handshake shows the
+    /// newest, and knows which.
+    pub(crate) fn acceptor(&self, identity: &Identity) -> (Arc<Svid>, TlsAcceptor) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&shown.0, &identity.current()) {
+            *shown = showing(identity);
+        }
+        shown.clone()
+    }
+}
+
+fn showing(identity: &Identity) -> (Arc<Svid>, TlsAcceptor) {
+    let pinned = identity.pinned();
+    let config = server_config(&pinned, ClientAuth::Required, &[b"h2", b"http/1.1"]);
+    (pinned.current(), TlsAcceptor::from(config))
 }
 
 /// What a worker thread begins with.
@@ -84,11 +98,10 @@ pub(crate) fn start(seed: Seed, config: &Config) -> io::Result<JoinHandle<()>> {
         .build()?;
     let number = seed.number;
     let drain = config.drain();
-    let acceptor = server_config(&seed.identity, ClientAuth::Required, &[b"h2", b"http/1.1"]);
     let worker = Arc::new(Worker {
         scribe: Arc::new(Scribe::new(seed.lane, seed.facts, seed.open, seed.counters)),
         policy: seed.policy,
-        tls: Tls(TlsAcceptor::from(acceptor)),
+        tls: Tls::new(&seed.identity),
         peers: PeerLinks::new(seed.identity.clone()),
         tokens: seed.tokens,
         verified: Mutex::default(),

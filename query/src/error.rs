@@ -119,6 +119,12 @@ impl From<&DataFusionError> for SqlError {
             DataFusionError::Execution(text) if text.to_lowercase().contains("divide by zero") => {
                 Self::new(DIVISION_BY_ZERO, "division by zero")
             }
+            DataFusionError::Execution(text) if text.contains("returned more than one row") => {
+                Self::new(
+                    "21000",
+                    "more than one row returned by a subquery used as an expression",
+                )
+            }
             other => Self::new(INTERNAL, first_line(&other.strip_backtrace())),
         }
     }
@@ -166,6 +172,9 @@ fn from_plan(text: &str) -> SqlError {
             UNDEFINED_FUNCTION,
             format!("function \"{name}\" does not exist"),
         );
+    }
+    if lower.contains("placeholder") {
+        return SqlError::new("42P02", first_line(text));
     }
     if lower.contains("ddl not supported")
         || lower.contains("dml not supported")

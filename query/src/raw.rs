@@ -1,6 +1,6 @@
 //! A table of the books as a DataFusion provider: listed segment files and the journal's tail.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +11,9 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{ColumnStatistics, DFSchema, Result, ScalarValue, Statistics};
+use datafusion::common::{
+    ColumnStatistics, DFSchema, DataFusionError, Result, ScalarValue, Statistics,
+};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -20,10 +22,12 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::object_store::path::Path as ObjectPath;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 
 use crate::books::Snapshot;
+use crate::error::{IO, SqlError};
 
 /// One table, as a snapshot holds it.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ pub struct RawTable {
 
 #[derive(Debug)]
 struct SegmentFile {
-    path: String,
+    path: PathBuf,
     bytes: u64,
     statistics: Arc<Statistics>,
 }
@@ -50,7 +54,7 @@ impl RawTable {
         let files = snapshot
             .segments(id)
             .map(|(_, segment)| SegmentFile {
-                path: location(&snapshot.books.join(&segment.file)),
+                path: snapshot.books.join(&segment.file),
                 bytes: segment.bytes,
                 statistics: Arc::new(statistics(
                     &schema,
@@ -94,9 +98,10 @@ impl RawTable {
         let count = groups.len().max(1);
         for (place, file) in self.files.iter().enumerate() {
             if let Some(group) = groups.get_mut(place % count) {
-                let file = PartitionedFile::new(file.path.clone(), file.bytes)
+                let mut listed = PartitionedFile::new("", file.bytes)
                     .with_statistics(Arc::clone(&file.statistics));
-                group.push(file);
+                listed.object_meta.location = file.location()?;
+                group.push(listed);
             }
         }
         let all: Vec<&Statistics> = self.files.iter().map(|file| &*file.statistics).collect();
@@ -109,6 +114,26 @@ impl RawTable {
                 .with_limit(limit)
                 .build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+impl SegmentFile {
+    /// The file as the local object store names it. Counts are answered from the manifest without
+    /// reading the file, so that it must be seen to be there first.
+    fn location(&self) -> Result<ObjectPath> {
+        let unusable = |why: &dyn std::fmt::Display| {
+            let file = self.path.display();
+            DataFusionError::External(Box::new(SqlError::new(
+                IO,
+                format!("{file}: {why}; `counterfoil verify` tells what the books have lost"),
+            )))
+        };
+        let found = std::fs::metadata(&self.path).map_err(|error| unusable(&error))?;
+        if found.len() != self.bytes {
+            let why = format!("it has {} bytes, sealed were {}", found.len(), self.bytes);
+            return Err(unusable(&why));
+        }
+        ObjectPath::from_absolute_path(&self.path).map_err(|error| unusable(&error))
     }
 }
 
@@ -165,12 +190,6 @@ pub fn schema(id: TableId) -> SchemaRef {
         .map(|field| field.as_ref().clone().with_nullable(true))
         .collect();
     Arc::new(Schema::new(fields))
-}
-
-/// A path as the local object store names it.
-fn location(path: &Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    path.to_string_lossy().trim_start_matches('/').to_owned()
 }
 
 /// What the manifest says of a file: rows, and bounds of the time column.

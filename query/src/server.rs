@@ -301,8 +301,9 @@ async fn deliver(
     collector_id: Option<SpiffeId>,
     stop: CancellationToken,
 ) {
+    let mut lane = spool.lane(1);
     let joined = tokio::select! {
-        joined = join(&config.identity) => joined,
+        joined = join(&config.identity, &mut lane) => joined,
         () = stop.cancelled() => return,
     };
     let identity = match joined {
@@ -312,7 +313,8 @@ async fn deliver(
             return;
         }
     };
-    let renewal = tokio::spawn(renew_loop(identity.clone(), config.identity, stop.clone()));
+    let renewing = renew_loop(identity.clone(), config.identity, lane, stop.clone());
+    let renewal = tokio::spawn(renewing);
     let delivery = DeliveryConfig::new(config.collector, collector_id);
     match Delivery::new(&spool, identity, delivery) {
         Ok(delivery) => match delivery.run(stop).await {

@@ -39,6 +39,16 @@ pub enum TailError {
         /// Why.
         source: std::io::Error,
     },
+    /// Bytes inside the file are not those that were written: entries behind them would be left out.
+    #[error(
+        "journal {path} is damaged at byte {at}; entries behind it cannot be read. Start the collector, which sets a damaged file aside and says so in `gaps`"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where, in bytes from its begin.
+        at: u64,
+    },
     /// A frame cannot be decoded.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -110,7 +120,8 @@ impl Tail {
         self.files.retain(|number, _| files.contains(number));
         let mut all = Batches::new();
         for (place, number) in files.iter().enumerate() {
-            self.refresh(folder, *number, origin, sealed)?;
+            let is_last = place + 1 == files.len();
+            self.refresh(folder, (*number, is_last), origin, sealed)?;
             let Some(decoded) = self.files.get(number) else {
                 continue;
             };
@@ -128,7 +139,7 @@ impl Tail {
     fn refresh(
         &mut self,
         folder: &Path,
-        number: u64,
+        (number, is_last): (u64, bool),
         origin: &str,
         sealed: &Sealed<'_>,
     ) -> Result<(), TailError> {
@@ -165,10 +176,20 @@ impl Tail {
             own: BTreeMap::new(),
             carried: BTreeMap::new(),
         };
+        let begin = decoded.end;
         for located in frames {
             let located = located?;
             self.take(located.frame, located.carried, &mut rows, sealed)?;
             decoded.end = located.end;
+        }
+        let known = usize::try_from(decoded.end - begin).unwrap_or(usize::MAX);
+        if is_damage(
+            bytes.get(known..).unwrap_or_default(),
+            decoded.end == 0,
+            is_last,
+        ) {
+            let at = decoded.end;
+            return Err(TailError::Damaged { path, at });
         }
         rows.finish(&mut decoded)?;
         self.files.insert(number, decoded);
@@ -280,6 +301,16 @@ impl Tail {
         }
         Ok(self.keys.get(epoch).cloned())
     }
+}
+
+/// Whether `left`, what follows the last whole frame, is more than the write that a crash or a
+/// running collector has not finished. A file `is_new` when not even its magic was read.
+fn is_damage(left: &[u8], is_new: bool, is_last: bool) -> bool {
+    if is_new {
+        let (magic, frames) = left.split_at(left.len().min(journal::MAGIC.len()));
+        return !journal::MAGIC.starts_with(magic) || is_damage(frames, false, is_last);
+    }
+    (!is_last && !left.is_empty()) || journal::has_frame(left)
 }
 
 fn signed(bytes: &[u8], signature: &[u8]) -> Signed {

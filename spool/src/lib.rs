@@ -1,8 +1,8 @@
 //! The writer's side of evidence: lanes, the spool on disk, signed statements and their delivery.
 //!
 //! A process opens one [`Spool`], gives each worker thread a [`Lane`], and runs one [`Delivery`]
-//! until it ends. [`join`] is how it comes by its SVID, [`token`] by its access tokens. `docs/format.md` sections 3, 4 and 7 give
-//! the bytes.
+//! until it ends. [`join`] is how it comes by its SVID and keeps it fresh, [`token`] how it comes by
+//! access tokens. `docs/format.md` sections 3, 4 and 7 give the bytes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -6,5 +6,6 @@ mod joining;
 mod receiver;
 mod recovering;
 mod refusing;
+mod rotating;
 mod stating;
 mod world;

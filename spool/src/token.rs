@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::client::{ALPN, Ask, ClientError, Connection};
-use crate::join::{JoinError, accepted, default_control_id, unreachable};
+use crate::join::{JoinError, accepted, default_control_id};
 
 /// Longest wait for a token: calls wait for it.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,10 +77,10 @@ pub async fn fetch_token(
             })
             .await
     });
-    let reply = match asked.await {
-        Ok(asked) => asked.map_err(|error| unreachable(control, &error))?,
-        Err(_) => return Err(unreachable(control, &ClientError::Timeout)),
-    };
+    let reply = asked
+        .await
+        .unwrap_or(Err(ClientError::Timeout))
+        .map_err(|error| JoinError::of_client(control, &error))?;
     let reply = accepted(path, reply)?;
     read(&reply.body).ok_or_else(|| JoinError::Unreachable {
         control: control.to_owned(),

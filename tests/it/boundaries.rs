@@ -35,6 +35,7 @@ fn the_proxy_links_no_column_engine() {
 fn each_crate_uses_only_what_it_may() {
     let allowed: [(&str, &[&str]); 10] = [
         ("entry", &[]),
+        ("estate", &["entry"]),
         ("ledger", &["entry"]),
         ("trust", &["entry"]),
         ("columns", &["entry"]),
@@ -63,11 +64,12 @@ fn each_crate_uses_only_what_it_may() {
 }
 
 #[test]
-fn entry_and_ledger_and_trust_have_no_runtime() {
+fn entry_ledger_trust_and_estate_have_no_runtime() {
     for package in [
         "counterfoil-entry",
         "counterfoil-ledger",
         "counterfoil-trust",
+        "counterfoil-estate",
     ] {
         let names = tree(package);
         for forbidden in ["tokio", "axum", "hyper", "arrow"] {

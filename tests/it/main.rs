@@ -9,6 +9,8 @@ mod conform;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod governed;
+#[cfg(test)]
 mod live;
 #[cfg(test)]
 mod replay;
@@ -16,5 +18,7 @@ mod replay;
 mod sealed;
 #[cfg(test)]
 mod shape;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod world;

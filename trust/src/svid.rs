@@ -209,8 +209,8 @@ impl Identity {
     }
 
     /// Uses `svid` for every handshake from now on.
-    pub fn replace(&self, svid: Svid) {
-        self.svid.store(Arc::new(svid));
+    pub fn replace(&self, svid: impl Into<Arc<Svid>>) {
+        self.svid.store(svid.into());
     }
 
     /// This identity with the SVID that is in use now, whatever replaces it: so that it is known by

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{checkpoints::Checkpoints, driver::Tally};
 use crate::{
     console::{chain, escaped, line, word},
-    sql::{answer::Answer, offline::Offline},
+    rows::Answer,
+    sql::offline::Offline,
 };
 
 /// What the demo knows itself; everything else comes from the books.

@@ -8,7 +8,8 @@ use counterfoil_query::{
     offline::{OfflineError, query},
 };
 
-use super::answer::{Answer, SqlError};
+use super::error::SqlError;
+use crate::rows::Answer;
 
 /// The books of a data directory, and the objectives that lie beside them.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use counterfoil_columns::journal::{self, Frames, JournalFrame};
 use counterfoil_conform::{Receiver, Stored, World};
 use counterfoil_entry::frame;
 use counterfoil_entry::record::RecordView;
+use counterfoil_entry::table::TableId;
 use counterfoil_trust::{ClientAuth, SpiffeId, server_config};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -41,7 +42,7 @@ pub(crate) fn start(world: &mut World) -> Count {
     count
 }
 
-/// The rows of `writer` in the collector's journal, which holds what no segment holds yet.
+/// The findings of `writer` in the collector's journal, which holds what no segment holds yet.
 fn rows_of(data: &Path, origin: &str, writer: &str) -> u64 {
     let folder = DataDirectory::open(data).unwrap().journal(origin);
     let mut count = 0;
@@ -50,8 +51,9 @@ fn rows_of(data: &Path, origin: &str, writer: &str) -> u64 {
         for located in Frames::new(&bytes) {
             if let JournalFrame::Batch { records, .. } = located.unwrap().frame {
                 let own = |record: &&[u8]| {
-                    let header = RecordView::parse(record).unwrap().header().unwrap();
-                    header.writer.as_str() == writer
+                    let view = RecordView::parse(record).unwrap();
+                    let is_finding = view.table == TableId::ConformanceResults.number();
+                    is_finding && view.header().unwrap().writer.as_str() == writer
                 };
                 count += records.iter().map(|(_, record)| record).filter(own).count() as u64;
             }

@@ -28,10 +28,49 @@ fn what_is_there_is_kept_and_secrets_are_private() {
     let first = init(dir.path(), "bank.test").unwrap();
     assert_eq!(init(dir.path(), "bank.test").unwrap(), first);
     assert_ne!(first.governance_public, first.control_public);
-    for secret in ["ca.key", "governance.key", "control.key"] {
+    for secret in ["ca.key", "governance.key", "control.key", "token.key"] {
         let meta = fs::metadata(dir.path().join("control").join(secret)).unwrap();
         assert_eq!(meta.permissions().mode() & 0o777, 0o600, "{secret}");
     }
+}
+
+#[test]
+fn a_short_life_begins_shortly_before_now_and_a_long_one_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open(dir.path(), "bank.test").unwrap();
+    let key = KeyPair::generate().unwrap();
+    for (life_s, skew_s) in [(10, 1), (20, 2), (600, 60), (86_400, 60)] {
+        let now = clock::wall();
+        let life = Duration::from_secs(life_s);
+        let peer = authority.sign(&key, &shop(), life, now).unwrap().peer;
+        let (from, until) = (peer.not_before, peer.not_after);
+        let life_s = i64::try_from(life_s).unwrap();
+        assert_eq!(until.since_ns(from), (life_s + skew_s) * 1_000_000_000);
+        let middle = from.plus_ns(until.since_ns(from) / 2);
+        assert!(
+            middle > now,
+            "whoever renews at half of it would do so at once"
+        );
+    }
+}
+
+#[test]
+fn the_key_of_tokens_is_kept_and_known_by_its_thumbprint() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Authority::open(dir.path(), "bank.test").unwrap().jwks();
+    let again = Authority::open(dir.path(), "bank.test").unwrap().jwks();
+    assert_eq!(first, again);
+    let key = &first["keys"][0];
+    let member = |name: &str| key[name].as_str().unwrap();
+    let (x, y) = (member("x"), member("y"));
+    let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+    let sha256 = counterfoil_entry::tree::sha256(jwk.as_bytes());
+    let url_safe = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let thumbprint = base64::Engine::encode(&url_safe, sha256.as_bytes());
+    assert_eq!(member("kid"), thumbprint);
+    fs::write(dir.path().join("token.key"), "no key").unwrap();
+    let refused = Authority::open(dir.path(), "bank.test").unwrap_err();
+    assert!(refused.to_string().contains("token.key"), "{refused}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The requests that control answers.
+//! The requests of workloads: who asks, what is refused and how, and the SVIDs.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,25 +12,27 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use counterfoil_entry::{clock, tree};
 use counterfoil_trust::{Peer, Refusal, SpiffeId};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+
+use super::{poll, token};
 
 use crate::authority::{Authority, AuthorityError};
 use crate::issuance::{Issuance, Method};
-use crate::published::Published;
+use crate::published::Publisher;
 
 /// A request for an SVID holds a certificate signing request of about 500 bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
-const EPOCH_HEADER: &str = "mesh-epoch";
 
 /// What all requests share.
 #[derive(Debug)]
 pub(super) struct App {
-    pub(super) authority: Authority,
-    pub(super) published: ArcSwap<Published>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) publisher: Arc<Publisher>,
     pub(super) issuance: Mutex<Issuance>,
     pub(super) spiffe_id: SpiffeId,
     pub(super) life: Duration,
@@ -48,11 +50,13 @@ impl App {
 pub(super) struct Caller {
     pub(super) peer: Option<Peer>,
     pub(super) address: SocketAddr,
+    /// Cancelled when control stops: nobody is kept waiting any more.
+    pub(super) closing: CancellationToken,
 }
 
 impl Caller {
     /// The peer, if it showed an SVID that is still good: a connection may outlive it.
-    fn peer(&self) -> Result<&Peer, Refused> {
+    pub(super) fn peer(&self) -> Result<&Peer, Refused> {
         match &self.peer {
             None => Err(Refused::tls(Refusal::NoClientCert)),
             Some(peer) if peer.not_after <= clock::wall() => Err(Refused::tls(Refusal::Expired)),
@@ -63,14 +67,14 @@ impl Caller {
 
 /// A refusal with its stable reason.
 #[derive(Debug)]
-struct Refused {
+pub(super) struct Refused {
     status: StatusCode,
     reason: &'static str,
     detail: String,
 }
 
 impl Refused {
-    fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
         Self {
             status,
             reason,
@@ -86,7 +90,11 @@ impl Refused {
         )
     }
 
-    fn unwritten(error: &dyn std::error::Error) -> Self {
+    pub(super) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "req_malformed", detail)
+    }
+
+    pub(super) fn unwritten(error: &dyn std::error::Error) -> Self {
         error!(%error, "a request is refused because the books cannot be written");
         let detail = "the issuance log cannot be written now";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", detail)
@@ -104,7 +112,9 @@ impl IntoResponse for Refused {
 pub(super) fn router(app: Arc<App>, caller: Caller) -> Router {
     Router::new()
         .route("/v1/svid", post(svid))
-        .route("/v1/proxy/bundle", get(bundle))
+        .route("/v1/proxy/bundle", get(poll::bundle))
+        .route("/v1/token", post(token::token).layer(token::body_limit()))
+        .route("/v1/jwks", get(jwks))
         .route("/v1/health", get(health))
         .fallback(nothing)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -112,8 +122,15 @@ pub(super) fn router(app: Arc<App>, caller: Caller) -> Router {
         .with_state(app)
 }
 
-async fn health() -> Response {
-    Json(json!({ "status": "ok" })).into_response()
+/// A caller sees here that its new certificate is in use, before it gives the old one up.
+async fn health(Extension(caller): Extension<Caller>) -> Response {
+    let serial = caller.peer.as_ref().map(|peer| peer.serial.as_str());
+    Json(json!({ "status": "ok", "serial": serial })).into_response()
+}
+
+async fn jwks(State(app): State<Arc<App>>) -> Response {
+    let content_type = [(CONTENT_TYPE, "application/jwk-set+json")];
+    (content_type, app.authority.jwks().to_string()).into_response()
 }
 
 async fn nothing() -> Response {
@@ -144,9 +161,12 @@ async fn svid(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    answer_svid(&app, &caller, &headers, &body).unwrap_or_else(IntoResponse::into_response)
+    let body =
+        body.map_err(|error| Refused::new(error.status(), "req_malformed", error.body_text()));
+    body.and_then(|body| answer_svid(&app, &caller, &headers, &body))
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 fn answer_svid(
@@ -155,10 +175,10 @@ fn answer_svid(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Refused> {
-    let malformed = |detail: String| Refused::new(StatusCode::BAD_REQUEST, "req_malformed", detail);
     let request: SvidRequest =
-        serde_json::from_slice(body).map_err(|e| malformed(e.to_string()))?;
-    let spiffe_id = SpiffeId::parse(&request.spiffe_id).map_err(|e| malformed(e.to_string()))?;
+        serde_json::from_slice(body).map_err(|e| Refused::malformed(e.to_string()))?;
+    let spiffe_id =
+        SpiffeId::parse(&request.spiffe_id).map_err(|e| Refused::malformed(e.to_string()))?;
     let method = authenticate(app, caller, headers, &spiffe_id)?;
     let now = clock::wall();
     let issued = app
@@ -166,7 +186,7 @@ fn answer_svid(
         .issue(&request.csr, &spiffe_id, app.life, now)
         .map_err(|error| {
             if matches!(error, AuthorityError::Request(_)) {
-                malformed(error.to_string())
+                Refused::malformed(error.to_string())
             } else {
                 error!(%error, %spiffe_id, "cannot issue an SVID");
                 let detail = "the certificate authority failed";
@@ -194,8 +214,8 @@ fn authenticate(
     headers: &HeaderMap,
     spiffe_id: &SpiffeId,
 ) -> Result<Method, Refused> {
-    let published = app.published.load();
-    let workload = published.workloads.get(spiffe_id);
+    let catalogue = app.publisher.catalogue();
+    let workload = catalogue.workloads.get(spiffe_id);
     let renews = caller.peer().is_ok_and(|peer| &peer.spiffe_id == spiffe_id);
     if renews && workload.is_some() {
         return Ok(Method::Renewal);
@@ -215,52 +235,4 @@ fn authenticate(
             Err(Refused::new(StatusCode::FORBIDDEN, "join_refused", detail))
         }
     }
-}
-
-async fn bundle(
-    State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-) -> Response {
-    answer_bundle(&app, &caller, &headers).unwrap_or_else(IntoResponse::into_response)
-}
-
-fn answer_bundle(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<Response, Refused> {
-    let peer = caller.peer()?;
-    let published = app.published.load();
-    let served = published.bundles.get(&peer.spiffe_id).ok_or_else(|| {
-        let detail = "this workload is not in the catalogue";
-        Refused::new(StatusCode::FORBIDDEN, "workload_unknown", detail)
-    })?;
-    if let Some(epoch) = headers.get(EPOCH_HEADER) {
-        let epoch = epoch
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| {
-                Refused::new(
-                    StatusCode::BAD_REQUEST,
-                    "req_malformed",
-                    "Mesh-Epoch is a number",
-                )
-            })?;
-        app.issuance()
-            .seen(&peer.spiffe_id, epoch, caller.address, clock::wall())
-            .map_err(|error| Refused::unwritten(&error))?;
-    }
-    let etag = [(ETAG, served.etag.to_string())];
-    if has_already(headers, &served.etag) {
-        return Ok((StatusCode::NOT_MODIFIED, etag).into_response());
-    }
-    let content_type = [(CONTENT_TYPE, "application/json")];
-    Ok((etag, content_type, served.body.clone()).into_response())
-}
-
-fn has_already(headers: &HeaderMap, etag: &str) -> bool {
-    headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|held| matches!(held.trim(), "*") || held.trim().trim_start_matches("W/") == etag)
 }

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use counterfoil_entry::rows::IssuanceRow;
 use counterfoil_trust::bundle::{BundleKeys, SignedBundle};
 use counterfoil_trust::{Expect, client_config, client_config_without_svid, server_name};
 use http::{Method, Request, StatusCode};
@@ -8,13 +9,20 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::fixture::{Folder, GRANTS, LEDGER, PORTAL, TOKEN};
+use crate::catalogue::Catalogue;
+use crate::fixture::{LEDGER, PORTAL, TOKEN, bank, seed};
+use crate::published::Cause;
+use crate::published::estate::spooled;
+
+mod client;
+mod polls;
+mod tokens;
 
 /// Control on a free port, with its folders, until the test ends.
 struct Running {
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
+    app: Arc<App>,
     spool: std::path::PathBuf,
-    folder: Folder,
     init: crate::Init,
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -29,6 +37,14 @@ struct Answer {
 }
 
 impl Answer {
+    async fn read(answer: http::Response<hyper::body::Incoming>) -> Self {
+        let status = answer.status();
+        let etag = answer.headers().get("etag");
+        let etag = etag.map(|value| value.to_str().unwrap().to_owned());
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        Self { status, etag, body }
+    }
+
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -38,12 +54,15 @@ fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
-fn config(data: &std::path::Path, folder: &Folder) -> ControlConfig {
+fn config(data: &std::path::Path) -> ControlConfig {
     ControlConfig {
         trust_domain: "bank.test".to_owned(),
         data_dir: data.to_owned(),
-        catalogue_dir: folder.path().to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        people_file: None,
+        people_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        people_cert_file: None,
+        people_key_file: None,
         instance: "control-1".to_owned(),
         // Nobody listens there: control must not wait for its collector.
         collector: "127.0.0.1:1".to_owned(),
@@ -57,17 +76,28 @@ fn config(data: &std::path::Path, folder: &Folder) -> ControlConfig {
 
 impl Running {
     async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    async fn start_with(tune: impl FnOnce(&mut ControlConfig)) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let folder = Folder::new();
+        seed(data.path(), &bank());
+        Self::start_in(data, tune).await
+    }
+
+    async fn start_in(data: tempfile::TempDir, tune: impl FnOnce(&mut ControlConfig)) -> Self {
         let init = crate::init(data.path(), "bank.test").unwrap();
-        let control = Control::bind(config(data.path(), &folder)).await.unwrap();
+        let mut config = config(data.path());
+        tune(&mut config);
+        let control = Control::bind(config).await.unwrap();
+        let app = Arc::clone(&control.app);
         let (address, shutdown) = (control.address(), CancellationToken::new());
         let served = tokio::spawn(control.serve(shutdown.clone()));
         let spool = data.path().join("spool");
         Self {
-            _data: data,
+            data,
+            app,
             spool,
-            folder,
             init,
             address,
             shutdown,
@@ -80,29 +110,47 @@ impl Running {
     }
 
     async fn send(&self, as_whom: Option<&Identity>, request: Request<Full<Bytes>>) -> Answer {
+        self.line(as_whom).await.ask(request).await
+    }
+
+    /// A TLS connection, of HTTP/1.1 or 2 as `alpn` says.
+    async fn connect(
+        &self,
+        as_whom: Option<&Identity>,
+        alpn: &[u8],
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
         let control = id("spiffe://bank.test/counterfoil/control");
         let tls = match as_whom {
-            Some(identity) => client_config(identity, Expect::Id(control), &[b"http/1.1"]),
-            None => client_config_without_svid(&self.roots(), control, &[b"http/1.1"]),
+            Some(identity) => client_config(identity, Expect::Id(control), &[alpn]),
+            None => client_config_without_svid(&self.roots(), control, &[alpn]),
         };
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let stream = TlsConnector::from(tls)
-            .connect(server_name(), stream)
+        let connector = TlsConnector::from(tls);
+        connector.connect(server_name(), stream).await.unwrap()
+    }
+
+    async fn line(&self, as_whom: Option<&Identity>) -> Line {
+        let stream = self.connect(as_whom, b"http/1.1").await;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
-        let connection = tokio::spawn(connection);
-        let answer = sender.send_request(request).await.unwrap();
-        let status = answer.status();
-        let etag = answer
-            .headers()
-            .get("etag")
-            .map(|v| v.to_str().unwrap().to_owned());
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        connection.abort();
-        Answer { status, etag, body }
+        let connection = tokio::spawn(async move {
+            // How it ends is seen by who sends.
+            connection.await.ok();
+        });
+        Line { sender, connection }
+    }
+
+    /// Publishes `catalogue` as a decision of people would.
+    fn publish(&self, catalogue: &Catalogue, urgent: bool) {
+        let cause = Cause {
+            event_id: "e-1".to_owned(),
+            author: "ann".to_owned(),
+            urgent,
+            touched: None,
+        };
+        let catalogue = Arc::new(catalogue.clone());
+        self.app.publisher.publish(catalogue, &cause).unwrap();
     }
 
     async fn ask_svid(
@@ -146,33 +194,50 @@ impl Running {
             .await
     }
 
-    /// Every row in the spool so far, as text, to be searched.
-    fn rows(&self) -> Vec<counterfoil_entry::rows::IssuanceRow> {
-        let mut rows = Vec::new();
-        let mut folders = vec![self.spool.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if name.starts_with("issuance.") {
-                    let bytes = std::fs::read(&path).unwrap();
-                    let reader = counterfoil_entry::frame::FrameReader::new(&bytes[8..]);
-                    rows.extend(reader.map(|frame| {
-                        counterfoil_entry::rows::IssuanceRow::decode(frame.payload)
-                            .unwrap()
-                            .1
-                    }));
-                }
-            }
-        }
-        rows
+    /// Every row of `issuance` in the spool so far.
+    fn rows(&self) -> Vec<IssuanceRow> {
+        let rows = spooled(&self.spool, "issuance");
+        let decoded = rows.iter().map(|row| IssuanceRow::decode(row).unwrap().1);
+        decoded.collect()
     }
 
     /// Ends it as a crash would: nothing waits for the collector that is not there.
     fn kill(self) {
         self.served.abort();
+    }
+
+    /// Ends it as a crash would, and starts it again.
+    async fn restarted(self) -> Self {
+        self.shutdown.cancel();
+        self.served.abort();
+        self.served.await.ok();
+        // Its tasks let go of the folder soon after.
+        let lock = self.data.path().join("control/governance.lock");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while std::fs::File::open(&lock).unwrap().try_lock().is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "it stops");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Self::start_in(self.data, |_| ()).await
+    }
+}
+
+/// One kept connection.
+struct Line {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Line {
+    async fn ask(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        self.sender.ready().await.unwrap();
+        Answer::read(self.sender.send_request(request).await.unwrap()).await
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.connection.abort();
     }
 }
 
@@ -289,81 +354,42 @@ async fn each_epoch_that_is_seen_is_written_once() {
     control.kill();
 }
 
-/// Asks until `wanted` holds, for at most ten seconds.
-async fn until(control: &Running, who: &Identity, wanted: impl Fn(&Answer) -> bool) -> Answer {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let answer = control.fetch(Some(who), &[]).await;
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{answer:?}");
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
-async fn a_changed_catalogue_is_published_and_a_bad_one_is_not() {
-    let control = Running::start().await;
-    let ledger = control.join(LEDGER).await;
-    let first = control.fetch(Some(&ledger), &[]).await.etag;
-    let approved_by_himself = GRANTS
-        .replace("bob", "ann")
-        .replace("\"listAccounts\", ", "");
-    control.folder.write("grants.toml", &approved_by_himself);
-    control.folder.write(
-        "apis/fine.yaml",
-        "openapi: 3.0.0\ninfo: {title: fine, version: '1'}\npaths: {}\n",
-    );
-    // The good change that comes after shows that the bad one was looked at or overtaken.
-    control
-        .folder
-        .write("grants.toml", &GRANTS.replace("\"listAccounts\", ", ""));
-    let changed = until(&control, &ledger, |answer| answer.etag != first).await;
-    control.folder.write(
-        "grants.toml",
-        &approved_by_himself.replace("\"ann\"", "\"Ann\""),
-    );
-    control.folder.write("workloads.toml", "no toml");
-    let watch_has_run = tokio::time::Instant::now() + POLL * 2;
-    while tokio::time::Instant::now() < watch_has_run {
-        let answer = control.fetch(Some(&ledger), &[]).await;
-        assert_eq!(answer.etag, changed.etag);
-    }
-    control.kill();
-}
-
-#[tokio::test]
-async fn nothing_is_bound_with_a_bad_configuration_or_catalogue() {
+async fn nothing_is_bound_with_a_bad_configuration_or_people() {
     let data = tempfile::tempdir().unwrap();
-    let folder = Folder::new();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = held.local_addr().unwrap();
     // The port is taken: whoever tried to bind it would fail with another error.
     let bad = ControlConfig {
         svid_ttl_s: 1,
         listen,
-        ..config(data.path(), &folder)
+        ..config(data.path())
     };
     let error = run(bad, CancellationToken::new()).await.unwrap_err();
     assert!(
         error.is_config() && error.to_string().starts_with("svid_ttl_s = 1"),
         "{error}"
     );
-    folder.write("grants.toml", "[[grant]]\n");
+    let people_file = Some(data.path().join("people.toml"));
+    std::fs::write(data.path().join("people.toml"), "[[person]]\n").unwrap();
     let bad = ControlConfig {
+        people_file,
         listen,
-        ..config(data.path(), &folder)
+        ..config(data.path())
     };
     let error = run(bad, CancellationToken::new()).await.unwrap_err();
     assert!(
-        error.is_config() && error.to_string().contains("grants.toml:1"),
+        error.is_config() && error.to_string().contains("people.toml: line 1"),
         "{error}"
     );
-    folder.write("grants.toml", GRANTS);
+    let in_use = crate::fixture::desk(data.path());
+    let error = run(config(data.path()), CancellationToken::new()).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("another process uses"), "{error}");
+    drop(in_use);
     let good = ControlConfig {
         listen,
-        ..config(data.path(), &folder)
+        ..config(data.path())
     };
     let error = run(good, CancellationToken::new()).await.unwrap_err();
     assert!(
@@ -379,7 +405,7 @@ async fn health_needs_no_certificate_and_unknown_paths_are_named_so() {
     let answer = control.send(None, get("/v1/health")).await;
     assert_eq!(
         (answer.status, answer.json()),
-        (StatusCode::OK, json!({ "status": "ok" }))
+        (StatusCode::OK, json!({ "status": "ok", "serial": null }))
     );
     let answer = control.send(None, get("/v1/nothing")).await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);

@@ -242,7 +242,7 @@ pub struct ApiRow {
     /// Scopes of evidence of the whole API.
     pub scopes: Vec<String>,
     /// Retention class of operations that name none.
-    pub retention_class: String,
+    pub class: String,
     /// When this revision was recorded.
     pub recorded_at: Time,
     /// The event that made this revision.
@@ -264,7 +264,7 @@ impl ApiRow {
         w.bytes(13, &self.document_sha256.0)
             .u64(14, self.operations)
             .texts(15, &self.scopes)
-            .text(16, &self.retention_class);
+            .text(16, &self.class);
         w.time(17, self.recorded_at).text(18, &self.event_id);
     }
 }
@@ -288,7 +288,7 @@ pub struct OperationRow {
     /// Scopes of evidence.
     pub scopes: Vec<String>,
     /// Retention class of its entries.
-    pub retention_class: String,
+    pub class: String,
     /// Whether it needs no grant.
     pub open: bool,
     /// When this revision was recorded.
@@ -308,7 +308,7 @@ impl OperationRow {
         w.text(9, &self.method)
             .text(10, &self.route)
             .texts(11, &self.scopes)
-            .text(12, &self.retention_class);
+            .text(12, &self.class);
         w.bool(13, self.open)
             .time(14, self.recorded_at)
             .text(15, &self.event_id);

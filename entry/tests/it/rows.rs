@@ -246,7 +246,7 @@ fn apis(cases: &mut Cases) {
         document_sha256: Hash([0x55; 32]),
         operations: 17,
         scopes: vec!["sox".to_owned(), "pci".to_owned()],
-        retention_class: "sox_7y".to_owned(),
+        class: "sox_7y".to_owned(),
         recorded_at: at(0),
         event_id: "ev-2".to_owned(),
     };
@@ -279,7 +279,7 @@ fn operations(cases: &mut Cases) {
         method: "POST".to_owned(),
         route: "/payments/{id}".to_owned(),
         scopes: vec!["sox".to_owned()],
-        retention_class: "sox_7y".to_owned(),
+        class: "sox_7y".to_owned(),
         open: false,
         recorded_at: at(0),
         event_id: "ev-2".to_owned(),

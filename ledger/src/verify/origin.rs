@@ -11,6 +11,7 @@ use super::conflicts::Conflicts;
 use super::epochs::Epochs;
 use super::files::Files;
 use super::gaps::Gaps;
+use super::intact;
 use super::report::{Checked, Failure, Place, Report};
 use super::segment::{self, Described};
 use super::walk::{Due, Walk};
@@ -130,12 +131,18 @@ impl Audit<'_> {
     /// Walks one log; gives the end of its last interval.
     fn log(&mut self, due: &Due) -> Checked<Time> {
         let mut walk = self.begin(due)?;
+        let changed = intact::changed(&self.files, &walk.origin, &walk.head);
         for number in 0..walk.head.size {
             let file = paths::manifest(&walk.origin, number);
             let place = Place::file(&file).in_manifest(&walk.origin, number);
             let read = self.files.read(&file, manifest::BYTES_MAX as u64);
             let taken = match read {
                 Err(failed) => Err(failed),
+                // What it says now would only lead to files that are as they were.
+                Ok(_) if changed.contains(&number) => Err((
+                    "manifest",
+                    "the file is not the manifest that the log holds".to_owned(),
+                )),
                 Ok(bytes) => Manifest::decode(&bytes)
                     .map(|manifest| (manifest, bytes))
                     .map_err(|error| ("manifest", error.to_string())),

@@ -4,11 +4,12 @@ use std::fs;
 
 use counterfoil_entry::{Hash, Time};
 
+use super::intact;
 use super::origin::Audit;
 use super::report::{Checked, Failure, Place};
 use crate::checkpoint::Checkpoint;
 use crate::manifest::{Body, Manifest};
-use crate::note::VerifierKey;
+use crate::note::{Note, VerifierKey};
 use crate::paths;
 use crate::tile::Edge;
 
@@ -51,10 +52,10 @@ impl Audit<'_> {
             .files
             .read(&file, CHECKPOINT_BYTES_MAX)
             .map_err(|(what, detail)| Failure::at(what, place.clone(), detail))?;
-        let head = String::from_utf8(text)
+        let text = String::from_utf8_lossy(&text);
+        let head = Checkpoint::open_only(&text, &key)
             .map_err(|error| error.to_string())
-            .and_then(|text| Checkpoint::open_only(&text, &key).map_err(|error| error.to_string()))
-            .map_err(|detail| Failure::at("checkpoint", place.clone(), detail))?;
+            .map_err(|detail| self.unopened(&key, &text, place.clone(), detail))?;
         if head.size == 0 {
             return Err(Failure::at("checkpoint", place, "it covers no manifest"));
         }
@@ -70,6 +71,31 @@ impl Audit<'_> {
             is_broken: false,
             roots,
         })
+    }
+
+    /// Why a checkpoint does not open: it was changed, or manifest 0 was, which holds the key.
+    fn unopened(
+        &self,
+        key: &VerifierKey,
+        text: &str,
+        place: Place,
+        detail: String,
+    ) -> Box<Failure> {
+        let said = Note::parse(text)
+            .ok()
+            .and_then(|note| Checkpoint::parse_text(note.text()).ok());
+        let is_first =
+            said.is_some_and(|head| intact::is_first_changed(&self.files, key.name(), head.size));
+        if !is_first {
+            return Failure::at("checkpoint", place, detail);
+        }
+        let file = paths::manifest(key.name(), 0);
+        let place = Place::file(&file).in_manifest(key.name(), 0);
+        Failure::at(
+            "manifest",
+            place,
+            "the file is not the manifest that the log holds",
+        )
     }
 
     /// The log's key and the SPIFFE roots: those of manifest 0, which must be those of the policy.

@@ -77,15 +77,22 @@ impl Ca {
         &self.pem
     }
 
-    /// Certifies the key of a certificate request for `id`.
-    pub(crate) fn certify(&self, csr: &str, id: &str) -> String {
+    /// Certifies the key of a certificate request for `id`, for `life` from now on.
+    pub(crate) fn certify(&self, csr: &str, id: &str, life: std::time::Duration) -> String {
         let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params = Self::params(&Leaf::good(id));
+        request.params = Self::params(&Leaf {
+            until: life.try_into().unwrap(),
+            ..Leaf::good(id)
+        });
         request.signed_by(&self.issuer).unwrap().pem()
     }
 
     pub(crate) fn identity(&self, id: &str) -> Identity {
-        let (chain, key) = self.leaf(&Leaf::good(id));
-        Identity::new(Svid::from_pem(&chain, &key).unwrap(), self.roots())
+        Identity::new(self.svid(&Leaf::good(id)), self.roots())
+    }
+
+    pub(crate) fn svid(&self, leaf: &Leaf<'_>) -> Svid {
+        let (chain, key) = self.leaf(leaf);
+        Svid::from_pem(&chain, &key).unwrap()
     }
 }

@@ -24,6 +24,10 @@ mod issuer;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod pulling;
+#[cfg(test)]
+mod rotating;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod tokens;

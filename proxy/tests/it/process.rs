@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use counterfoil_entry::table::TableId;
 use counterfoil_proxy::Policy;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 
 use crate::app;
-use crate::books::{DEADLINE, agreed, wait_for};
+use crate::books::{DEADLINE, agreed, rows, until, wait_for};
 use crate::ca::Ca;
 use crate::client::{ask, get};
 use crate::control::{Control, TOKEN};
@@ -264,7 +265,7 @@ async fn a_proxy_joins_pulls_serves_and_starts_again_without_control() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, polling).await.unwrap();
+    tokio::time::timeout(DEADLINE * 2, polling).await.unwrap();
     assert_eq!(
         control.seen.bundles.load(Ordering::Relaxed),
         1,
@@ -325,4 +326,44 @@ async fn before_it_has_joined_a_proxy_lives_but_is_not_ready_and_ends_when_told(
     assert!(answer.contains("joining"), "{answer}");
     proxy.signal(Signal::TERM);
     assert_eq!(proxy.ended().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_bundles_and_controls_health_are_in_the_books() {
+    let ca = Arc::new(Ca::new());
+    let mut control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    let disk = Disk::new(&control, &ca).await;
+    let rows = |table, fields: &[u16]| rows(&disk.spool(), table, fields);
+    let mut proxy = disk.start();
+    disk.until("/ready", 200).await;
+    until("a held poll", || {
+        control.seen.held.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    assert_eq!(
+        rows(TableId::CertRotations, &[6, 7, 8, 9, 16]),
+        [[SHOP, "first", "1", "first", "success"]]
+    );
+    let acks = || rows(TableId::BundleAcks, &[5, 7, 8, 9, 11]);
+    assert_eq!(acks(), [[SHOP, "4", "applied", "-", "control"]]);
+    proxy.signal(Signal::KILL);
+    proxy.ended().await;
+
+    control.kill().await;
+    let mut proxy = disk.start();
+    disk.until("/ready", 200).await;
+    let line = "counterfoil_proxy_bundle_polls_failed_total 0\n";
+    let failing = async { while disk.until("/metrics", 200).await.contains(line) {} };
+    tokio::time::timeout(DEADLINE, failing).await.unwrap();
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.ended().await, Some(0));
+    assert_eq!(rows(TableId::CertRotations, &[16]).len(), 1, "it was kept");
+    let acks = acks();
+    assert_eq!(acks[1..], [[SHOP, "4", "applied", "-", "disk"]]);
+    // component, reporter, ok, up, class of the failure; the open slot is written at the end
+    let health = rows(TableId::ControlHealth, &[5, 6, 9, 11, 13]);
+    assert!(!health.is_empty());
+    for row in health {
+        assert_eq!(row, ["control", "proxy", "0", "false", "unreachable"]);
+    }
 }

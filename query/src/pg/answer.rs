@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::ParamValues;
+use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::logical_expr::LogicalPlan;
 use futures::stream::{self, BoxStream};
 use futures::{Sink, SinkExt, StreamExt};
@@ -325,12 +326,10 @@ impl ExtendedQueryHandler for Conversation {
         heard(client.transaction_status(), &prepared.allowed).map_err(wire)?;
         let types: Vec<Option<&DataType>> =
             prepared.parameters.iter().map(Option::as_ref).collect();
-        let values = deserialize_parameters(portal, &types)
-            .map_err(|error| self.failed(&session, &prepared.sql, error))?;
-        let texts = match &values {
-            ParamValues::List(list) => list.iter().map(|value| value.value.to_string()).collect(),
-            ParamValues::Map(_) => Vec::new(),
-        };
+        let values =
+            bound(portal, &types).map_err(|error| self.failed(&session, &prepared.sql, error))?;
+        let texts = values.iter().map(|value| value.value.to_string()).collect();
+        let values = ParamValues::List(values);
         let parameters = (portal.parameter_len() > 0).then_some((values, texts));
         let (sql, allowed) = (&prepared.sql, prepared.allowed.clone());
         let (format, cancel) = (&portal.result_column_format, session.begin_statement());
@@ -442,6 +441,44 @@ impl QueryParser for Conversation {
         let format = format.unwrap_or(&Format::UnifiedText);
         arrow_schema_to_pg_fields(&wire_schema(&prepared.schema), format, None)
     }
+}
+
+/// The values of `$1`, `$2`, .. in order. One whose type nobody told is text.
+fn bound(
+    portal: &Portal<Prepared>,
+    types: &[Option<&DataType>],
+) -> PgWireResult<Vec<ScalarAndMetadata>> {
+    let told = |place: usize| {
+        let hint = portal.statement.parameter_types.get(place).cloned();
+        hint.flatten().filter(|hint| *hint != Type::UNKNOWN)
+    };
+    let untold: Vec<bool> = (0..portal.parameter_len())
+        .map(|place| told(place).is_none() && types.get(place).copied().flatten().is_none())
+        .collect();
+    let mut values = Vec::with_capacity(untold.len());
+    // The decoder leaves out a null of a type that it does not know, which would move those behind it.
+    let known = deserialize_parameters(portal, types)?;
+    let mut known = match known {
+        ParamValues::List(list) => list.into_iter(),
+        ParamValues::Map(_) => Vec::new().into_iter(),
+    };
+    for (place, is_untold) in untold.into_iter().enumerate() {
+        let is_null = portal.parameters.get(place).is_some_and(Option::is_none);
+        if !is_untold {
+            values.extend(known.next());
+        } else if is_null {
+            values.push(ScalarValue::Utf8(None).into());
+        } else {
+            // It would take a text that begins with a brace for a list.
+            let _as_guessed = known.next();
+            values.push(ScalarValue::Utf8(portal.parameter::<String>(place, &Type::TEXT)?).into());
+        }
+    }
+    if values.len() != portal.parameter_len() {
+        let text = "a parameter is null and of a type that is not known here: cast it to text";
+        return Err(wire(SqlError::new("42P18", text)));
+    }
+    Ok(values)
 }
 
 /// Types of `$1`, `$2`, .. as far as the plan tells.

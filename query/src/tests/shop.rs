@@ -90,8 +90,13 @@ impl Shop {
         self.directory.path().to_owned()
     }
 
+    /// The journal file that is written now.
+    pub(super) fn journal(&self) -> PathBuf {
+        journal::file_path(&self.data.journal(ORIGIN), self.file)
+    }
+
     pub(super) fn append(&self, bytes: &[u8]) {
-        let path = journal::file_path(&self.data.journal(ORIGIN), self.file);
+        let path = self.journal();
         OpenOptions::new()
             .create(true)
             .append(true)

@@ -448,6 +448,24 @@ async fn the_extended_protocol_binds_parameters_and_refuses_writes() {
     let kinds: Vec<char> = answer.iter().map(|(kind, _)| char::from(*kind)).collect();
     assert_eq!(kinds, ['1', 't', 'T', '2', 'D', 'C'], "{answer:?}");
     assert!(answer[4].1.ends_with("GetCart\0\0\0\u{3}201"), "{answer:?}");
+    let nulls = b"\0select count(*) from calls where ($1::text is null or operation = $1) and $2::text = '{b}' and $3 is null\0\0\0";
+    raw.send(b'P', nulls).await;
+    let null = (-1_i32).to_be_bytes();
+    let bound = [
+        b"\0\0\0\0\0\x03".as_slice(),
+        &null,
+        b"\0\0\0\x03{b}",
+        &null,
+        b"\0\0",
+    ];
+    raw.send(b'B', &bound.concat()).await;
+    raw.send(b'E', b"\0\0\0\0\0").await;
+    raw.send(b'S', b"").await;
+    let answer = raw.answer().await;
+    assert!(
+        answer[2].0 == b'D' && !answer[2].1.ends_with('0'),
+        "{answer:?}"
+    );
     raw.send(b'P', b"\0delete from entries\0\0\0").await;
     raw.send(b'S', b"").await;
     let answer = raw.answer().await;

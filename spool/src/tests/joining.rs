@@ -1,11 +1,11 @@
-//! Getting and renewing an SVID, and fetching the bundle, against a small control.
+//! Getting an SVID and fetching the bundle, against a small control.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use counterfoil_trust::{ClientAuth, peer_of, server_config};
+use counterfoil_trust::{ClientAuth, Peer, peer_of, server_config};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -13,29 +13,48 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::world::{Authority, WRITER, until};
-use crate::join::{BundleQuery, IdentityConfig, JoinError, fetch_bundle, join, renew_loop};
-use crate::lock;
+use super::world::{Authority, WRITER, World, until};
+use crate::join::{BundleLink, BundleQuery, IdentityConfig, JoinError, join};
+use crate::{Lane, Spool, SpoolConfig, lock};
 
-const CONTROL: &str = "spiffe://bank.test/counterfoil/control";
+pub(super) const CONTROL: &str = "spiffe://bank.test/counterfoil/control";
 const TOKEN: &str = "a-token-of-one-workload";
 
-/// How each request came: its path, whom the client certificate names, and its headers.
-type Asked = (String, Option<String>, HeaderMap);
+/// How a request came.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    /// Whom the client certificate names.
+    pub(super) peer: Option<Peer>,
+    pub(super) headers: HeaderMap,
+    /// Counts connections from 0.
+    connection: usize,
+}
 
-struct Control {
+/// How control answers; the usual way but for what a test changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Mood {
+    /// It says 503 to whoever wants an SVID.
+    pub(super) is_busy: bool,
+    /// It says that it saw this serial instead of the one that it saw.
+    pub(super) sees: Option<&'static str>,
+}
+
+pub(super) struct Control {
     authority: Arc<Authority>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    pub(super) mood: Arc<Mutex<Mood>>,
+    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     address: String,
-    task: Option<AbortOnDropHandle<()>>,
+    pub(super) task: Option<AbortOnDropHandle<()>>,
 }
 
 impl Control {
-    async fn start(name: &str, life: Duration) -> Self {
+    pub(super) async fn start(name: &str, life: Duration) -> Self {
         let authority = Arc::new(Authority::new());
         let identity = authority.identity(name);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,53 +65,77 @@ impl Control {
             &[b"http/1.1"],
         ));
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let mood: Arc<Mutex<Mood>> = Arc::default();
+        let connections: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
         let (serving, seen) = (Arc::clone(&authority), Arc::clone(&asked));
+        let (feeling, opened) = (Arc::clone(&mood), Arc::clone(&connections));
         let task = tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let Ok(stream) = tls.accept(tcp).await else {
                     continue;
                 };
-                let peer = stream
-                    .get_ref()
-                    .1
-                    .peer_certificates()
-                    .and_then(|certificates| {
-                        Some(peer_of(certificates).ok()?.spiffe_id.as_str().to_owned())
-                    });
-                let (authority, seen) = (Arc::clone(&serving), Arc::clone(&seen));
+                let connection = lock(&opened).len();
+                let certificates = stream.get_ref().1.peer_certificates();
+                let peer = certificates.and_then(|chain| peer_of(chain).ok());
+                let (authority, seen, mood) = (
+                    Arc::clone(&serving),
+                    Arc::clone(&seen),
+                    Arc::clone(&feeling),
+                );
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (authority, seen) = (Arc::clone(&authority), Arc::clone(&seen));
-                    let peer = peer.clone();
+                    let (peer, mood) = (peer.clone(), *lock(&mood));
                     async move {
                         let (head, body) = request.into_parts();
                         let body = body.collect().await?.to_bytes();
-                        let path = head.uri.path().to_owned();
-                        let answer = answer(
-                            &authority,
-                            life,
-                            &path,
-                            peer.is_some(),
-                            &head.headers,
-                            &body,
-                        );
-                        lock(&seen).push((path, peer, head.headers));
+                        let asked = Asked {
+                            path: head.uri.path().to_owned(),
+                            peer,
+                            headers: head.headers,
+                            connection,
+                        };
+                        let answer = answer(&authority, life, mood, &asked, &body);
+                        lock(&seen).push(asked);
                         Ok::<_, hyper::Error>(answer)
                     }
                 });
-                drop(
-                    http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await,
-                );
+                lock(&opened).push(tokio::spawn(async move {
+                    drop(
+                        http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await,
+                    );
+                }));
             }
         });
         Self {
             authority,
             asked,
+            mood,
+            connections,
             address,
             task: Some(AbortOnDropHandle::new(task)),
         }
+    }
+
+    /// What came to `path`.
+    pub(super) fn asked(&self, path: &str) -> Vec<Asked> {
+        let mut asked = lock(&self.asked).clone();
+        asked.retain(|asked| asked.path == path);
+        asked
+    }
+
+    async fn close_connections(&self) {
+        for connection in lock(&self.connections).iter() {
+            connection.abort();
+        }
+        let ended = || lock(&self.connections).iter().all(JoinHandle::is_finished);
+        until("all connections are closed", ended).await;
+    }
+
+    pub(super) fn joins(&self, folder: &std::path::Path) -> IdentityConfig {
+        self.config(folder, TOKEN)
     }
 
     fn config(&self, folder: &std::path::Path, token: &str) -> IdentityConfig {
@@ -112,9 +155,8 @@ impl Control {
 fn answer(
     authority: &Authority,
     life: Duration,
-    path: &str,
-    has_certificate: bool,
-    headers: &HeaderMap,
+    mood: Mood,
+    asked: &Asked,
     body: &[u8],
 ) -> Response<Full<Bytes>> {
     let status = |code: u16, text: &str| {
@@ -123,11 +165,15 @@ fn answer(
             .body(Full::from(text.to_owned()))
             .unwrap()
     };
-    if path == "/v1/proxy/bundle" {
-        if headers
-            .get("if-none-match")
-            .is_some_and(|etag| etag == "\"1\"")
-        {
+    if asked.path == "/v1/health" {
+        let seen = asked.peer.as_ref().map(|peer| peer.serial.as_str());
+        let serial = mood.sees.or(seen);
+        let body = serde_json::json!({ "status": "ok", "serial": serial });
+        return status(200, &body.to_string());
+    }
+    if asked.path == "/v1/proxy/bundle" {
+        let etag = asked.headers.get("if-none-match");
+        if etag.is_some_and(|etag| etag == "\"1\"") {
             return status(304, "");
         }
         let body = Full::from("the bundle");
@@ -137,12 +183,12 @@ fn answer(
             .unwrap();
     }
     let bearer = format!("Bearer {TOKEN}");
-    if !has_certificate
-        && headers
-            .get("authorization")
-            .is_none_or(|token| *token != bearer)
-    {
+    let token = asked.headers.get("authorization");
+    if asked.peer.is_none() && token.is_none_or(|token| *token != bearer) {
         return status(401, "this token is not known");
+    }
+    if mood.is_busy {
+        return status(503, "later");
     }
     let request: serde_json::Value = serde_json::from_slice(body).unwrap();
     let id = request["spiffe_id"].as_str().unwrap();
@@ -151,16 +197,31 @@ fn answer(
     status(200, &body.to_string())
 }
 
+/// A spool in `folder`, and a lane of it for rows of rotations.
+pub(super) fn lane(folder: &std::path::Path) -> (Spool, Lane) {
+    let spool = Spool::open(SpoolConfig {
+        directory: folder.join("spool"),
+        writer: World::writer(),
+        size_max: 1 << 20,
+        build: "test".to_owned(),
+        config_sha256: counterfoil_entry::Hash([7; 32]),
+    })
+    .unwrap();
+    let lane = spool.lane(0);
+    (spool, lane)
+}
+
 #[tokio::test]
 async fn the_first_svid_costs_a_token_and_is_kept_for_restarts_without_control() {
     let folder = tempfile::tempdir().unwrap();
     let mut control = Control::start(CONTROL, Duration::from_secs(3600)).await;
     let config = control.config(folder.path(), TOKEN);
-    let identity = join(&config).await.unwrap();
+    let (_spool, mut lane) = lane(folder.path());
+    let identity = join(&config, &mut lane).await.unwrap();
     assert_eq!(identity.current().spiffe_id().as_str(), WRITER);
-    let asked = lock(&control.asked).clone();
+    let asked = control.asked("/v1/svid");
     assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].1, None, "there is no certificate yet");
+    assert_eq!(asked[0].peer, None, "there is no certificate yet");
 
     let kept = config.state_dir.join("svid.json");
     assert_eq!(
@@ -169,7 +230,7 @@ async fn the_first_svid_costs_a_token_and_is_kept_for_restarts_without_control()
     );
     drop(control.task.take());
     std::fs::remove_file(folder.path().join("token")).unwrap();
-    let again = join(&config).await.unwrap();
+    let again = join(&config, &mut lane).await.unwrap();
     assert_eq!(again.current().serial(), identity.current().serial());
 }
 
@@ -177,7 +238,8 @@ async fn the_first_svid_costs_a_token_and_is_kept_for_restarts_without_control()
 async fn a_wrong_token_is_an_error_that_names_neither_the_token_nor_waits() {
     let folder = tempfile::tempdir().unwrap();
     let control = Control::start(CONTROL, Duration::from_secs(3600)).await;
-    let error = join(&control.config(folder.path(), "guessed-token"))
+    let (_spool, mut lane) = lane(folder.path());
+    let error = join(&control.config(folder.path(), "guessed-token"), &mut lane)
         .await
         .unwrap_err();
     assert!(
@@ -190,7 +252,7 @@ async fn a_wrong_token_is_an_error_that_names_neither_the_token_nor_waits() {
         ..control.config(folder.path(), TOKEN)
     };
     assert!(matches!(
-        join(&config).await.unwrap_err(),
+        join(&config, &mut lane).await.unwrap_err(),
         JoinError::NoToken(_)
     ));
 }
@@ -204,73 +266,63 @@ async fn the_token_is_shown_to_control_only() {
     )
     .await;
     let config = impostor.config(folder.path(), TOKEN);
-    let joined = tokio::time::timeout(Duration::from_millis(700), join(&config)).await;
+    let (_spool, mut lane) = lane(folder.path());
+    let joining = join(&config, &mut lane);
+    let joined = tokio::time::timeout(Duration::from_millis(700), joining).await;
     assert!(joined.is_err(), "it goes on trying");
     assert!(lock(&impostor.asked).is_empty());
 }
 
 #[tokio::test]
-async fn renewal_shows_the_svid_instead_of_the_token() {
-    let folder = tempfile::tempdir().unwrap();
-    // Valid since 5 s, for 1 s more: half of its life is over.
-    let control = Control::start(CONTROL, Duration::from_secs(1)).await;
-    let config = control.config(folder.path(), TOKEN);
-    let identity = join(&config).await.unwrap();
-    let first = identity.current().serial().to_owned();
-    let shutdown = CancellationToken::new();
-    let renewing = tokio::spawn(renew_loop(identity.clone(), config, shutdown.clone()));
-    until("a new serial", || identity.current().serial() != first).await;
-    shutdown.cancel();
-    renewing.await.unwrap();
-    let asked = lock(&control.asked).clone();
-    assert_eq!(asked[1].1.as_deref(), Some(WRITER));
-    assert!(!asked[1].2.contains_key("authorization"));
-}
-
-#[tokio::test]
-async fn a_renewed_svid_that_cannot_be_kept_is_used_all_the_same() {
-    let folder = tempfile::tempdir().unwrap();
-    let control = Control::start(CONTROL, Duration::from_secs(1)).await;
-    let config = control.config(folder.path(), TOKEN);
-    let identity = join(&config).await.unwrap();
-    let first = identity.current().serial().to_owned();
-    // a folder where the file is to be written first
-    std::fs::create_dir(config.state_dir.join("svid.new")).unwrap();
-    let shutdown = CancellationToken::new();
-    let renewing = tokio::spawn(renew_loop(identity.clone(), config, shutdown.clone()));
-    until("a new serial", || identity.current().serial() != first).await;
-    shutdown.cancel();
-    renewing.await.unwrap();
-}
-
-#[tokio::test]
-async fn a_bundle_comes_once_for_each_etag() {
+async fn a_bundle_comes_once_for_each_etag_on_one_connection() {
     let folder = tempfile::tempdir().unwrap();
     let control = Control::start(CONTROL, Duration::from_secs(3600)).await;
-    let identity = join(&control.config(folder.path(), TOKEN)).await.unwrap();
+    let (_spool, mut lane) = lane(folder.path());
+    let config = control.config(folder.path(), TOKEN);
+    let identity = join(&config, &mut lane).await.unwrap();
+    let mut link = BundleLink::new(identity.clone(), control.address.clone(), None).unwrap();
     let query = BundleQuery {
         epoch: 5,
         build: "test".to_owned(),
         ..BundleQuery::default()
     };
-    let fetched = fetch_bundle(&identity, &control.address, None, &query)
-        .await
-        .unwrap()
-        .unwrap();
+    let fetched = link.poll(&query).await.unwrap().unwrap();
     assert_eq!(
         (&fetched.body[..], fetched.etag.as_deref()),
         (&b"the bundle"[..], Some("\"1\""))
     );
     let query = BundleQuery {
         etag: fetched.etag,
+        wait_s: 8,
         ..query
     };
-    let again = fetch_bundle(&identity, &control.address, None, &query)
-        .await
-        .unwrap();
-    assert_eq!(again, None);
-    let asked = lock(&control.asked).clone();
-    assert_eq!(asked[1].1.as_deref(), Some(WRITER));
-    assert_eq!(asked[1].2["mesh-epoch"], "5");
-    assert_eq!(asked[1].2["mesh-build"], "test");
+    assert_eq!(link.poll(&query).await.unwrap(), None);
+    let asked = control.asked("/v1/proxy/bundle");
+    let peer = asked[0].peer.as_ref().unwrap();
+    assert_eq!(peer.spiffe_id.as_str(), WRITER);
+    assert_eq!(asked[0].headers["mesh-epoch"], "5");
+    assert_eq!(asked[0].headers["mesh-build"], "test");
+    assert!(!asked[0].headers.contains_key("prefer"));
+    assert_eq!(asked[1].headers["prefer"], "wait=8");
+    assert_eq!(asked[0].connection, asked[1].connection);
+
+    // a renewed SVID is shown on a new connection
+    identity.replace(control.authority.svid(WRITER));
+    assert_eq!(link.poll(&query).await.unwrap(), None);
+    let last = control.asked("/v1/proxy/bundle").pop().unwrap();
+    assert_ne!(last.connection, asked[1].connection);
+    assert_eq!(last.peer.unwrap().serial, identity.current().serial());
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_control_closed_is_made_anew_unnoticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::start(CONTROL, Duration::from_secs(3600)).await;
+    let (_spool, mut lane) = lane(folder.path());
+    let config = control.config(folder.path(), TOKEN);
+    let identity = join(&config, &mut lane).await.unwrap();
+    let mut link = BundleLink::new(identity, control.address.clone(), None).unwrap();
+    link.poll(&BundleQuery::default()).await.unwrap().unwrap();
+    control.close_connections().await;
+    link.poll(&BundleQuery::default()).await.unwrap().unwrap();
 }

@@ -1,13 +1,4 @@
-//! What a statement gives: columns and rows, or an error with a place.
-
-use serde_json::Value;
-
-/// Rows of named columns. Integers are JSON numbers, null is null, what JSON has no form for is text.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(crate) struct Answer {
-    pub(crate) columns: Vec<String>,
-    pub(crate) rows: Vec<Vec<Value>>,
-}
+//! A statement that gave no rows: what is wrong with it, and where.
 
 /// A statement that was refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,49 +31,9 @@ impl SqlError {
     }
 }
 
-impl Answer {
-    /// The values of row objects, in the order of the columns.
-    pub(crate) fn of_objects(columns: Vec<String>, objects: Vec<Value>) -> Self {
-        let row = |mut object: Value| {
-            let mut value =
-                |column: &String| object.get_mut(column).map_or(Value::Null, Value::take);
-            columns.iter().map(&mut value).collect()
-        };
-        let rows = objects.into_iter().map(row).collect();
-        Self { columns, rows }
-    }
-
-    /// The value in the first row of that name.
-    pub(crate) fn first(&self, column: &str) -> Option<&Value> {
-        self.rows.first().and_then(|row| self.value(row, column))
-    }
-
-    /// The value of a row under that name.
-    pub(crate) fn value<'a>(&self, row: &'a [Value], column: &str) -> Option<&'a Value> {
-        let at = self.columns.iter().position(|name| name == column)?;
-        row.get(at).filter(|value| !value.is_null())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn values_stand_in_the_order_of_the_columns() {
-        let columns = ["b", "a"].map(ToOwned::to_owned).to_vec();
-        let answer =
-            Answer::of_objects(columns, vec![json!({"a": 1, "b": [2]}), json!({"a": null})]);
-        assert_eq!(
-            answer.rows,
-            [vec![json!([2]), json!(1)], vec![json!(null), json!(null)]]
-        );
-        assert_eq!(answer.first("a"), Some(&json!(1)));
-        assert_eq!(answer.first("c"), None);
-        assert_eq!(answer.value(&answer.rows[1], "a"), None, "null is no value");
-    }
 
     #[test]
     fn a_caret_stands_below_the_place_also_in_a_later_line_and_after_wide_letters() {

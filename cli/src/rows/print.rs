@@ -5,18 +5,18 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use serde_json::{Map, Value};
 
-use super::answer::Answer;
-use crate::{args::SqlOutput, console::escaped};
+use super::Answer;
+use crate::{args::RowsOutput, console::escaped};
 
 /// Writes the whole answer.
 ///
 /// # Errors
 /// When the writer fails.
-pub(crate) fn answer(answer: &Answer, output: SqlOutput, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn answer(answer: &Answer, output: RowsOutput, out: &mut impl Write) -> io::Result<()> {
     match output {
-        SqlOutput::Table => table(answer, out),
-        SqlOutput::Json => json(answer, out),
-        SqlOutput::Csv => csv(answer, out),
+        RowsOutput::Table => table(answer, out),
+        RowsOutput::Json => json(answer, out),
+        RowsOutput::Csv => csv(answer, out),
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn printed(output: SqlOutput, rows: Vec<Vec<Value>>) -> String {
+    fn printed(output: RowsOutput, rows: Vec<Vec<Value>>) -> String {
         let columns = ["n", "s", "x"].map(ToOwned::to_owned).to_vec();
         let mut out = Vec::new();
         answer(&Answer { columns, rows }, output, &mut out).unwrap();
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn json_is_one_array_of_row_objects_with_integers_as_numbers() {
-        let text = printed(SqlOutput::Json, rows());
+        let text = printed(RowsOutput::Json, rows());
         let read: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             read,
@@ -121,24 +121,24 @@ mod tests {
             ])
         );
         assert!(text.contains("\"n\":9007199254740993,"), "{text}");
-        assert_eq!(printed(SqlOutput::Json, Vec::new()), "[]\n");
+        assert_eq!(printed(RowsOutput::Json, Vec::new()), "[]\n");
     }
 
     #[test]
     fn csv_quotes_what_needs_it() {
         assert_eq!(
-            printed(SqlOutput::Csv, rows()),
+            printed(RowsOutput::Csv, rows()),
             "n,s,x\n9007199254740993,\"a,\"\"b\"\"\nc\",\n-1,,true\n"
         );
     }
 
     #[test]
     fn a_table_says_how_many_rows_it_has() {
-        let text = printed(SqlOutput::Table, rows());
+        let text = printed(RowsOutput::Table, rows());
         assert!(
             text.contains("| 9007199254740993 |") && text.ends_with("(2 rows)\n"),
             "{text}"
         );
-        assert!(printed(SqlOutput::Table, rows()[..1].to_vec()).ends_with("(1 row)\n"));
+        assert!(printed(RowsOutput::Table, rows()[..1].to_vec()).ends_with("(1 row)\n"));
     }
 }

@@ -1,0 +1,162 @@
+//! The governance state of a data directory on which no control runs: the same routes as behind the
+//! door for people, asked in this process.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use crate::config;
+use crate::governance::{Actor, Governance};
+use crate::people::{Door, inner};
+use crate::store::{Settings, Store, StoreError};
+
+/// What changes the state and needs no second person and no running control.
+const ALLOWED: [&str; 4] = ["/v1/apis", "/v1/grants", "/v1/import", "/v1/workloads"];
+/// Answers are made here; this bounds no stranger.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// Why a data directory cannot be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// There is no such folder.
+    #[error("{dir} is no data directory")]
+    Absent {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Control runs on it.
+    #[error("control, or another command, works on {dir}: ask the running control by its URL")]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The state cannot be used.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// The state, open in this process alone. What is recorded here reaches the books, and takes effect,
+/// when control starts.
+#[derive(Debug)]
+pub struct Desk {
+    routes: Router,
+    person: Actor,
+}
+
+impl Desk {
+    /// Opens the state below `data_dir`. `person` is who is written down: whoever has the data
+    /// directory may do what an administrator may.
+    ///
+    /// # Errors
+    /// [`OfflineError`]
+    pub fn open(data_dir: &Path, person: &str) -> Result<Self, OfflineError> {
+        Self::of(store(data_dir)?, person)
+    }
+
+    /// As [`Desk::open`], for an estate on which control has not run yet: `trust_domain` is the one
+    /// that it will be configured with.
+    ///
+    /// # Errors
+    /// [`OfflineError`]
+    pub fn begin(data_dir: &Path, person: &str, trust_domain: &str) -> Result<Self, OfflineError> {
+        let mut store = store(data_dir)?;
+        if store.settings().map_err(OfflineError::Store)?.is_none() {
+            let settings = Settings {
+                trust_domain: trust_domain.to_owned(),
+                default_class: config::default_class(),
+            };
+            store
+                .keep_settings(&settings)
+                .map_err(OfflineError::Store)?;
+        }
+        Self::of(store, person)
+    }
+
+    fn of(store: Store, person: &str) -> Result<Self, OfflineError> {
+        let settings = store.settings().map_err(OfflineError::Store)?;
+        let settings = settings.unwrap_or_else(|| Settings {
+            trust_domain: String::new(),
+            default_class: config::default_class(),
+        });
+        let governance = Governance::of(store, &settings.trust_domain, &settings.default_class)
+            .map_err(OfflineError::Store)?;
+        let person = Actor {
+            name: person.trim().to_owned(),
+            teams: Vec::new(),
+            admin: true,
+            peer_address: None,
+        };
+        let desk = crate::governance::desk::Desk::new(governance, person.clone(), None);
+        Ok(Self {
+            routes: inner(Arc::new(Door::new(Arc::new(desk), Value::Null))),
+            person,
+        })
+    }
+
+    /// Asks as the door for people would be asked: all GETs, and `POST` of APIs, workloads, requests
+    /// for grants and whole estates, whose grants name two people themselves. Anything else needs a running control and is refused with the reason `offline`.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let path = path_and_query.split('?').next().unwrap_or_default();
+        let is_allowed =
+            method == Method::GET || (method == Method::POST && ALLOWED.contains(&path));
+        if !is_allowed {
+            let detail = "this needs a running control: ask it by its URL";
+            return problem(StatusCode::FORBIDDEN, "offline", detail);
+        }
+        let request = Request::builder()
+            .method(method)
+            .uri(path_and_query)
+            .extension(self.person.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
+        let Ok(request) = request else {
+            return problem(StatusCode::BAD_REQUEST, "req_malformed", "this is no path");
+        };
+        let answer = match self.routes.clone().oneshot(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), ANSWER_BYTES_MAX).await;
+        let body = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok());
+        (status, body.unwrap_or(Value::Null))
+    }
+}
+
+fn store(data_dir: &Path) -> Result<Store, OfflineError> {
+    let dir = data_dir.to_owned();
+    if !data_dir.is_dir() {
+        return Err(OfflineError::Absent { dir });
+    }
+    Store::open(&data_dir.join("control")).map_err(|error| match error {
+        StoreError::Locked { .. } => OfflineError::InUse { dir },
+        error => OfflineError::Store(error),
+    })
+}
+
+fn problem(status: StatusCode, reason: &str, detail: &str) -> (StatusCode, Value) {
+    let body = json!({
+        "type": format!("urn:counterfoil:problem:{reason}"),
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": detail,
+        "reason": reason,
+    });
+    (status, body)
+}
+
+#[cfg(test)]
+mod tests;
