@@ -2,6 +2,7 @@
 
 mod people;
 mod sim;
+mod site;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,6 +13,7 @@ pub(crate) use people::{
     PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
 };
 pub(crate) use sim::{FiguresOutput, SimArgs};
+pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, ProxyConfigArgs, UpArgs};
 
 /// The books of a service mesh: run it, ask it, prove it.
 #[derive(Debug, Parser)]
@@ -38,10 +40,16 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
-    /// Make root certificate and keys of a new estate; print what proxies must know, as lines for proxy.toml
+    /// Make an estate: keys, the first people, configurations of the roles
     Init(InitArgs),
+    /// Run control, collector and query of an estate
+    Up(UpArgs),
+    /// Say who may log in at control's door for people
+    People(PeopleArgs),
     /// Print what people.toml and users.toml keep of a password, which is PGPASSWORD or asked for
     Verifier,
+    /// Write the configuration of a workload's proxy
+    ProxyConfig(ProxyConfigArgs),
     /// Publish OpenAPI documents, list APIs, retire them
     Api(ApiArgs),
     /// Register what may join the mesh
@@ -85,9 +93,12 @@ pub(crate) struct DemoArgs {
     /// Traces started in a second
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = parse_rate)]
     pub(crate) rate: f64,
-    /// Take the default ports (15432, 15480, 15417, 15443, 16000 and up) or free ones
+    /// Take the default ports (15432, 15480, 15417, 15443, 15444, 16000 and up) or free ones
     #[arg(long, value_enum, default_value_t = PortChoice::Default)]
     pub(crate) ports: PortChoice,
+    /// Bring a synthetic bank of so many further workloads into control's catalogue, without running them
+    #[arg(long, value_name = "N")]
+    pub(crate) estate: Option<usize>,
 }
 
 /// Which ports the demo listens on.
@@ -129,20 +140,6 @@ pub(crate) struct SqlArgs {
     pub(crate) output: RowsOutput,
     /// The statement
     pub(crate) sql: String,
-}
-
-/// Options of `init`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  counterfoil init /var/lib/counterfoil --trust-domain bank.test\n\n\
-                        What is there is kept. Exit codes: 0 done, 1 failure, 2 wrong use"
-)]
-pub(crate) struct InitArgs {
-    /// The data directory
-    pub(crate) directory: PathBuf,
-    /// Trust domain of every identity, as in bank.test
-    #[arg(long, value_name = "NAME")]
-    pub(crate) trust_domain: String,
 }
 
 /// Form in which rows are printed.

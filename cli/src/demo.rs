@@ -14,6 +14,7 @@ pub(crate) mod ports;
 pub(crate) mod provision;
 mod replay;
 mod shop;
+mod story;
 mod summary;
 mod timer;
 
@@ -78,14 +79,16 @@ async fn demo(args: &DemoArgs) -> Outcome {
         .collect();
     let ports = Ports::choose(args.ports, &slugs)?;
     let (listeners, apps) = listen(slugs.len()).await?;
-    let files = provision::provision(&data, &system, &ports, &apps)?;
+    let files = provision::provision(&data, &system, &ports, &apps, args.estate).await?;
     let console = Arc::new(Console::new());
     let switches = Switches::new(signals, Arc::clone(&console));
-    let run = Run {
+    let stage = stage(system, &ports)?;
+    let mut run = Run {
         args,
-        inbound: forbidden::first_inbound(&system, &ports.proxies)
+        inbound: forbidden::first_inbound(&stage.system, &ports.proxies)
             .context("the demo has no first service")?,
-        stage: stage(system, &ports)?,
+        story: story::Story::new(&files, &stage, &console),
+        stage,
         tally: Arc::default(),
         console,
         switches,
@@ -194,6 +197,7 @@ impl Switches {
 /// What is needed while calls are driven.
 struct Run<'a> {
     args: &'a DemoArgs,
+    story: Option<story::Story>,
     stage: Arc<app::Stage>,
     /// Inbound port of the first service's proxy.
     inbound: SocketAddr,
@@ -204,7 +208,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Drives calls until the time is up; returns how many traces did not end.
-    async fn drive(&self, traces: &mut Traces) -> anyhow::Result<u64> {
+    async fn drive(&mut self, traces: &mut Traces) -> anyhow::Result<u64> {
         let time_up = &self.switches.time_up;
         if time_up.is_cancelled() {
             return Ok(0);
@@ -228,6 +232,8 @@ impl Run<'_> {
             tally,
             time_up.clone(),
         ));
+        let story = self.story.take();
+        let story = story.map(|story| tokio::spawn(story.tell(time_up.clone())));
         let ended = CancellationToken::new();
         let clock = async {
             if let Some(time) = time {
@@ -257,6 +263,9 @@ impl Run<'_> {
         forbidden
             .await
             .context("making calls that must be denied")??;
+        if let Some(story) = story {
+            story.await.context("telling the story of a grant")??;
+        }
         Ok(open)
     }
 

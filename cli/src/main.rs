@@ -6,12 +6,15 @@ mod client;
 mod console;
 mod demo;
 mod exit;
+mod init;
 mod people;
 mod role;
+mod roles;
 mod rows;
-mod setup;
 mod sim;
+mod site;
 mod sql;
+mod up;
 mod verify;
 
 use std::{io, process::ExitCode};
@@ -47,8 +50,11 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
-        Command::Init(args) => setup::init(args),
-        Command::Verifier => setup::verifier(),
+        Command::Init(args) => init::run(args),
+        Command::Up(args) => up::run(args),
+        Command::People(args) => site::people::run(&args.command),
+        Command::Verifier => site::people::verifier(),
+        Command::ProxyConfig(args) => init::proxy_config(args),
         Command::Api(args) => people::api(args),
         Command::Workload(args) => people::workload(args),
         Command::Grant(args) => people::grant(args),

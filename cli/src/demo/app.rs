@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use counterfoil_entry::clock;
+use counterfoil_entry::{clock, id::TraceId};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -27,7 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     call::{Outbound, PLAN, TRACEPARENT, Target, grpc_message},
-    plan::{Caller, Plan, Steps, System},
+    driver::traceparent,
+    plan::{Call, Caller, Plan, Steps, System},
     timer::Timer,
 };
 
@@ -143,6 +144,23 @@ impl Stage {
         }
         self.timer.sleep_until(since_ns + steps.tail_ns).await;
         good
+    }
+
+    /// Makes one call that belongs to no trace of the plan. Returns whether it succeeded.
+    pub(crate) async fn once(&self, caller: Caller, operation: usize) -> bool {
+        let trace = rand::random::<u128>() | 1;
+        let plan = Plan {
+            trace_id: TraceId(trace.to_be_bytes()),
+            calls: vec![Call {
+                operation,
+                steps: Steps::default(),
+            }],
+            start: Steps::default(),
+        };
+        let running = self.run(plan);
+        let whole = (running.number, running.plan.as_ref());
+        let traceparent = traceparent(&format!("{trace:032x}"));
+        self.make(caller, whole, 0, &traceparent).await
     }
 
     async fn make(

@@ -1,53 +1,66 @@
 //! The demo's catalogue: an OpenAPI document for each service, its workloads, and grants approved by somebody else.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::Context as _;
 use counterfoil_entry::{Time, clock};
 use serde_json::{Map, Value, json};
 
 use super::{
-    checkpoints::write_whole,
     plan::{Caller, DRIVER, System},
-    provision::{Workload, quoted},
+    provision::{APPROVER, REQUESTER},
 };
+use crate::site::Joining;
 
 /// Grants of the demo last for a year.
 const GRANT_NS: i64 = 365 * 86_400 * 1_000_000_000;
 const VERSION: &str = "1.0.0";
 
-/// Writes `apis/`, `workloads.toml` and `grants.toml`.
+/// The teams that own the services.
+pub(crate) fn teams(system: &System) -> Vec<String> {
+    system.services.iter().map(|one| team(&one.name)).collect()
+}
+
+fn team(service: &str) -> String {
+    format!("team {service}")
+}
+
+/// The documents of all services, as the people's door takes them.
 ///
 /// # Errors
-/// When a file cannot be written.
-pub(crate) fn write(
-    directory: &Path,
-    system: &System,
-    workloads: &[Workload],
-    roles: &[Workload],
-) -> anyhow::Result<()> {
-    let apis = directory.join("apis");
-    // Documents of an earlier demo of other services would name workloads that are no more.
-    if apis.exists() {
-        fs::remove_dir_all(&apis).with_context(|| format!("emptying {}", apis.display()))?;
-    }
-    fs::create_dir_all(&apis).with_context(|| format!("making {}", apis.display()))?;
-    for (index, service) in system.services.iter().enumerate() {
-        let file = apis.join(format!("{}.json", service.slug));
-        let text = serde_json::to_string_pretty(&document(system, index))?;
-        write_whole(&file, text.as_bytes())
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
-    let files = [
-        ("workloads.toml", workloads_text(system, workloads, roles)),
-        ("grants.toml", grants_text(system, workloads)?),
-    ];
-    for (name, text) in files {
-        let file = directory.join(name);
-        write_whole(&file, text.as_bytes())
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
-    Ok(())
+/// When a document cannot be written as JSON.
+pub(crate) fn apis(system: &System) -> anyhow::Result<Vec<Value>> {
+    let import = |(index, service): (usize, &super::plan::Service)| {
+        let text = serde_json::to_string_pretty(&document(system, index))
+            .context("writing the document of a service")?;
+        Ok(json!({
+            "document": text,
+            "file": format!("{}.json", service.slug),
+            "owner_team": team(&service.name),
+            "ticket": "DEMO-0",
+        }))
+    };
+    system.services.iter().enumerate().map(import).collect()
+}
+
+/// A workload of the demo, as the people's door takes it.
+pub(crate) fn workload(system: &System, joining: &Joining, address: SocketAddr) -> Value {
+    let service = system
+        .services
+        .iter()
+        .find(|service| service.slug == joining.name);
+    let app = service.map_or(joining.name.as_str(), |service| service.name.as_str());
+    let team = service.map_or_else(|| "platform".to_owned(), |service| team(&service.name));
+    json!({
+        "spiffe_id": joining.spiffe_id,
+        "name": joining.name,
+        "app": app,
+        "team": team,
+        "site": "demo",
+        "zone": "loopback",
+        "addresses": [address.to_string()],
+        "join_token_sha256": joining.token_sha256,
+    })
 }
 
 /// The OpenAPI document of one service: its operations under their recorded names.
@@ -89,41 +102,8 @@ fn retention(service: &str) -> (&'static str, &'static [&'static str]) {
     }
 }
 
-fn workloads_text(system: &System, workloads: &[Workload], roles: &[Workload]) -> String {
-    let mut text = String::new();
-    for workload in workloads.iter().chain(roles) {
-        let service = system
-            .services
-            .iter()
-            .find(|service| service.slug == workload.slug);
-        let app = service.map_or(workload.slug.as_str(), |service| service.name.as_str());
-        let team = if service.is_some() {
-            format!("team {app}")
-        } else {
-            "platform".to_owned()
-        };
-        let _written = writeln!(
-            text,
-            "[[workload]]\nspiffe_id = {}\nname = {}\napp = {}\nteam = {}\nsite = \"demo\"\nzone = \"loopback\"",
-            quoted(&workload.spiffe_id),
-            quoted(&workload.slug),
-            quoted(app),
-            quoted(&team),
-        );
-        if let (Some(address), Some(service)) = (workload.address, service) {
-            let _written = writeln!(
-                text,
-                "addresses = [\"{address}\"]\napis = [{}]",
-                quoted(&service.name)
-            );
-        }
-        let _written = writeln!(text, "join_token_sha256 = \"{}\"\n", workload.token_sha256);
-    }
-    text
-}
-
 /// One grant for each caller and service, over the operations that it calls.
-fn grants_text(system: &System, workloads: &[Workload]) -> anyhow::Result<String> {
+pub(crate) fn grants(system: &System) -> Vec<Value> {
     let mut granted: BTreeMap<(Caller, usize), Vec<&str>> = BTreeMap::new();
     for (caller, operation) in &system.calls {
         if let Some(operation) = system.operations.get(*operation) {
@@ -134,40 +114,28 @@ fn grants_text(system: &System, workloads: &[Workload]) -> anyhow::Result<String
         }
     }
     let today = clock::wall();
-    let (from, until) = (
-        Time::from_ns(today.as_ns() - 86_400_000_000_000),
-        Time::from_ns(today.as_ns() + GRANT_NS),
-    );
-    let mut text = String::new();
-    for (number, ((caller, service), operations)) in granted.into_iter().enumerate() {
-        let slug = system.slug(caller);
-        let consumer = workloads
-            .iter()
-            .find(|workload| workload.slug == slug)
-            .with_context(|| format!("{slug} calls others and has no identity"))?;
-        let Some(service) = system.services.get(service) else {
-            continue;
+    let until = Time::from_ns(today.as_ns() + GRANT_NS);
+    let grant =
+        |(number, ((caller, service), operations)): (usize, ((Caller, usize), Vec<&str>))| {
+            let service = system.services.get(service)?;
+            let slug = system.slug(caller);
+            let purpose = if slug == DRIVER {
+                "begins the traces"
+            } else {
+                "serves its own callers"
+            };
+            Some(json!({
+                "consumer": slug,
+                "api": service.name,
+                "operations": operations,
+                "purpose": purpose,
+                "ticket": format!("DEMO-{}", number + 1),
+                "expires": until.to_string(),
+                "requested_by": REQUESTER,
+                "approved_by": APPROVER,
+            }))
         };
-        let names: Vec<_> = operations.into_iter().map(quoted).collect();
-        let purpose = if slug == DRIVER {
-            "begins the traces"
-        } else {
-            "serves its own callers"
-        };
-        let _written = writeln!(
-            text,
-            "[[grant]]\nid = \"G-{:04}\"\nconsumer = {}\napi = {}\noperations = [{}]\npurpose = {}\nticket = \"DEMO-{}\"\n\
-             requested_by = \"ines@demo.counterfoil.test\"\napproved_by = \"tom@demo.counterfoil.test\"\n\
-             not_before = \"{from}\"\nexpires = \"{until}\"\n",
-            number + 1,
-            quoted(&consumer.spiffe_id),
-            quoted(&service.name),
-            names.join(", "),
-            quoted(purpose),
-            number + 1,
-        );
-    }
-    Ok(text)
+    granted.into_iter().enumerate().filter_map(grant).collect()
 }
 
 #[cfg(test)]
@@ -196,22 +164,16 @@ mod tests {
     #[test]
     fn grants_cover_what_is_called_and_nothing_else() {
         let (system, _) = Shop::open(1);
-        let workload = |slug: &str| Workload {
-            slug: slug.to_owned(),
-            spiffe_id: format!("spiffe://d/workload/{slug}"),
-            address: None,
-            token_sha256: String::new(),
-        };
-        let mut workloads: Vec<_> = system.services.iter().map(|s| workload(&s.slug)).collect();
-        workloads.push(workload(DRIVER));
-        let text = grants_text(&system, &workloads).unwrap();
-        let grants: toml::Table = text.parse().unwrap();
-        let grants = grants["grant"].as_array().unwrap();
+        let grants = grants(&system);
         let covered: usize = grants
             .iter()
-            .map(|g| g["operations"].as_array().unwrap().len())
+            .map(|grant| grant["operations"].as_array().unwrap().len())
             .sum();
         assert_eq!(covered, system.calls.len());
-        assert!(grants.iter().all(|g| g["requested_by"] != g["approved_by"]));
+        assert!(
+            grants
+                .iter()
+                .all(|grant| grant["requested_by"] != grant["approved_by"])
+        );
     }
 }

@@ -1,13 +1,11 @@
 //! Keeps a copy of every checkpoint, as an auditor would, to hold the books against later.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
+
+use crate::site::write_whole;
 
 /// Saves checkpoints as `<size, 12 digits>`.
 #[derive(Debug)]
@@ -73,13 +71,6 @@ impl Checkpoints {
             }
         }
     }
-}
-
-/// Writes a file that is never seen half written.
-pub(crate) fn write_whole(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let staged = file.with_extension("new");
-    fs::write(&staged, bytes)?;
-    fs::rename(staged, file)
 }
 
 #[cfg(test)]

@@ -1,23 +1,20 @@
 //! The processes of the demo: started in order, ready before they are used, stopped so that everything gets sealed.
 
 use std::{
-    env,
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::Context as _;
 use futures::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    ports::Ports,
-    provision::{AUDITOR, Provisioned},
-};
+use super::{ports::Ports, provision::Provisioned};
 use crate::{
     children::{Child, Ready, Spec},
     console::Console,
+    roles::Roles,
+    site::AUDITOR,
 };
 
 /// All child processes.
@@ -26,18 +23,17 @@ pub(crate) struct Estate {
     console: Arc<Console>,
     kill: CancellationToken,
     proxies: Vec<Child>,
-    /// In order of their start: control, collector, query.
-    roles: Vec<Child>,
+    roles: Roles,
 }
 
 impl Estate {
     /// Nothing runs yet. When `kill` is cancelled, children are killed instead of asked to stop.
     pub(crate) fn new(console: Arc<Console>, kill: CancellationToken) -> Self {
         Self {
+            roles: Roles::new(Arc::clone(&console), kill.clone()),
             console,
             kill,
             proxies: Vec::new(),
-            roles: Vec::new(),
         }
     }
 
@@ -65,45 +61,21 @@ impl Estate {
         ports: &Ports,
     ) -> anyhow::Result<()> {
         self.console.say("starting");
-        let own = env::current_exe().context("looking for the path of this program")?;
-        let role = |name: &str, config: &Path, ready| Spec {
-            name: name.to_owned(),
-            program: own.clone(),
-            arguments: vec![
-                name.into(),
-                "--config".into(),
-                config.into(),
-                "--die-with-parent".into(),
-            ],
-            ready,
-            log: files.logs.join(format!("{name}.log")),
-        };
-        self.role(role("control", &files.control, Ready::Port(ports.control)))
-            .await?;
-        self.role(role(
-            "collector",
-            &files.collector,
-            Ready::Port(ports.collector),
-        ))
-        .await?;
+        self.roles.start_writers(&files.roles, &ports.roles).await?;
         for ((slug, config), ports) in files.proxies.iter().zip(&ports.proxies) {
-            self.proxies.push(self.child(proxy(
-                program,
-                slug,
-                config,
-                &files.logs,
-                Ready::Http(ports.admin),
-            )));
+            let logs = &files.roles.logs;
+            let spec = proxy(program, slug, config, logs, Ready::Http(ports.admin));
+            let child = Child::start(spec, Arc::clone(&self.console), self.kill.clone());
+            self.proxies.push(child);
         }
-        self.role(role("query", &files.query, Ready::Port(ports.postgres)))
-            .await?;
-        let (password, address) = (&files.password, ports.postgres);
+        self.roles.start_query(&files.roles, &ports.roles).await?;
+        let (password, address) = (&files.password, ports.roles.postgres);
         self.console.say(format_args!(
             "ask the books at any time:\n  PGPASSWORD={password} psql -h {} -p {} -U {AUDITOR} counterfoil\n  \
              PGPASSWORD={password} counterfoil sql --url http://{AUDITOR}@{} \"select * from denials\"",
             address.ip(),
             address.port(),
-            ports.http,
+            ports.roles.http,
         ));
         try_join_all(self.proxies.iter().map(Child::ready)).await?;
         self.console
@@ -111,32 +83,13 @@ impl Estate {
         Ok(())
     }
 
-    async fn role(&mut self, spec: Spec) -> anyhow::Result<()> {
-        let child = self.child(spec);
-        // Kept before the wait: a signal ends the wait, and the child must be stopped then too.
-        self.roles.push(child);
-        match self.roles.last() {
-            Some(child) => child.ready().await,
-            None => Ok(()),
-        }
-    }
-
-    fn child(&self, spec: Spec) -> Child {
-        Child::start(spec, Arc::clone(&self.console), self.kill.clone())
-    }
-
     /// Stops the proxies, query, control and, last, the collector, which takes and seals what the others deliver.
     /// Returns what did not go well.
     pub(crate) async fn stop(&mut self) -> Vec<String> {
         self.console.say("stopping proxies, query, control, collector; the last entries are delivered and sealed");
-        let mut troubles = join_all(self.proxies.drain(..).map(Child::stop)).await;
-        let mut roles: Vec<Option<Child>> = self.roles.drain(..).map(Some).collect();
-        for index in [2, 0, 1] {
-            if let Some(child) = roles.get_mut(index).and_then(Option::take) {
-                troubles.push(child.stop().await);
-            }
-        }
-        troubles.into_iter().flatten().collect()
+        let proxies = join_all(self.proxies.drain(..).map(Child::stop)).await;
+        let roles = self.roles.stop().await;
+        proxies.into_iter().flatten().chain(roles).collect()
     }
 }
 

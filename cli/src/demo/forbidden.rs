@@ -81,9 +81,11 @@ pub(crate) fn first_inbound(system: &System, ports: &[ProxyPorts]) -> Option<Soc
     ports.get(service).map(|ports| ports.inbound)
 }
 
-/// A caller and an operation that it has no grant for; best one of a service that it may call otherwise.
-fn not_granted(system: &System) -> Option<(Caller, usize)> {
-    let knows = |caller: Caller, service: usize| {
+/// Callers and operations that they have no grant for; those of services that they may call otherwise come first.
+pub(crate) fn not_granted(system: &System) -> impl Iterator<Item = (Caller, usize)> {
+    let callers =
+        || std::iter::once(Caller::Driver).chain((0..system.services.len()).map(Caller::Service));
+    let knows = move |caller: Caller, service: usize| {
         system.calls.iter().any(|(c, operation)| {
             *c == caller
                 && system
@@ -92,31 +94,25 @@ fn not_granted(system: &System) -> Option<(Caller, usize)> {
                     .is_some_and(|o| o.service == service)
         })
     };
-    let callers =
-        || std::iter::once(Caller::Driver).chain((0..system.services.len()).map(Caller::Service));
-    let pairs = || {
+    let pairs = move |known: bool| {
         system
             .operations
             .iter()
             .enumerate()
             .flat_map(move |(index, operation)| {
+                let service = operation.service;
                 callers()
-                    .filter(move |caller| *caller != Caller::Service(operation.service))
-                    .map(move |caller| (caller, index, operation.service))
+                    .filter(move |caller| *caller != Caller::Service(service))
+                    .filter(move |caller| !system.calls.contains(&(*caller, index)))
+                    .filter(move |caller| knows(*caller, service) == known)
+                    .map(move |caller| (caller, index))
             })
     };
-    let open = |(caller, operation, _): &(Caller, usize, usize)| {
-        !system.calls.contains(&(*caller, *operation))
-    };
-    pairs()
-        .filter(open)
-        .find(|(caller, _, service)| knows(*caller, *service))
-        .or_else(|| pairs().find(open))
-        .map(|(caller, operation, _)| (caller, operation))
+    pairs(true).chain(pairs(false))
 }
 
 async fn without_grant(stage: &Stage) {
-    let Some((caller, operation)) = not_granted(&stage.system) else {
+    let Some((caller, operation)) = not_granted(&stage.system).next() else {
         return;
     };
     let Some(operation) = stage.system.operations.get(operation) else {
@@ -286,7 +282,7 @@ mod tests {
     #[test]
     fn a_call_without_grant_goes_to_a_service_that_the_caller_knows() {
         let (system, _) = Shop::open(1);
-        let (caller, operation) = not_granted(&system).unwrap();
+        let (caller, operation) = not_granted(&system).next().unwrap();
         assert!(!system.calls.contains(&(caller, operation)));
         let service = system.operations[operation].service;
         assert!(
@@ -305,6 +301,9 @@ mod tests {
         let operation = system.operation(b, "x");
         system.calls.insert((Caller::Driver, entry));
         system.calls.insert((Caller::Service(a), operation));
-        assert_eq!(not_granted(&system), Some((Caller::Service(b), entry)));
+        assert_eq!(
+            not_granted(&system).next(),
+            Some((Caller::Service(b), entry))
+        );
     }
 }

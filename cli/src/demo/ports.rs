@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use rand::Rng;
 
-use crate::args::PortChoice;
+use crate::{args::PortChoice, site::RolePorts};
 
 /// First port of the proxies when the documented ports are taken.
 const PROXIES_FROM: u16 = 16_000;
@@ -18,10 +18,7 @@ const BLOCKS: u16 = 93;
 /// Where everything listens.
 #[derive(Debug)]
 pub(crate) struct Ports {
-    pub(crate) control: SocketAddr,
-    pub(crate) collector: SocketAddr,
-    pub(crate) postgres: SocketAddr,
-    pub(crate) http: SocketAddr,
+    pub(crate) roles: RolePorts,
     /// One for each service and one, the last, for the driver.
     pub(crate) proxies: Vec<ProxyPorts>,
     _held: Vec<TcpListener>,
@@ -81,10 +78,7 @@ impl Ports {
             });
         }
         Ok(Self {
-            control: checked(15_443, "control")?,
-            collector: checked(15_417, "the collector")?,
-            postgres: checked(15_432, "query's PostgreSQL endpoint")?,
-            http: checked(15_480, "query's HTTP endpoint")?,
+            roles: documented_roles()?,
             proxies: ports,
             _held: Vec::new(),
         })
@@ -96,10 +90,13 @@ impl Ports {
         let mut found = found.into_iter();
         let mut take = || found.next().ok_or(PortError::NoneFree { needed });
         Ok(Self {
-            control: take()?,
-            collector: take()?,
-            postgres: take()?,
-            http: take()?,
+            roles: RolePorts {
+                control: take()?,
+                people: take()?,
+                collector: take()?,
+                postgres: take()?,
+                http: take()?,
+            },
             proxies: (0..proxies)
                 .map(|_| {
                     Ok(ProxyPorts {
@@ -143,6 +140,20 @@ pub(crate) fn free(needed: usize) -> Result<(Vec<SocketAddr>, Vec<TcpListener>),
     Ok((found, held))
 }
 
+fn documented_roles() -> Result<RolePorts, PortError> {
+    let ports = RolePorts::documented();
+    for (address, role) in [
+        (ports.control, "control"),
+        (ports.people, "control's door for people"),
+        (ports.collector, "the collector"),
+        (ports.postgres, "query's PostgreSQL endpoint"),
+        (ports.http, "query's HTTP endpoint"),
+    ] {
+        checked(address.port(), role)?;
+    }
+    Ok(ports)
+}
+
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -170,13 +181,20 @@ mod tests {
                 .proxies
                 .iter()
                 .flat_map(|p| [p.outbound, p.inbound, p.admin]);
+            let roles = &ports.roles;
             proxies
-                .chain([ports.control, ports.collector, ports.postgres, ports.http])
+                .chain([
+                    roles.control,
+                    roles.people,
+                    roles.collector,
+                    roles.postgres,
+                    roles.http,
+                ])
                 .collect()
         };
         let first = Ports::free(60).unwrap();
         let second = Ports::free(60).unwrap();
-        assert_eq!(all(&first).len(), 184);
+        assert_eq!(all(&first).len(), 185);
         assert!(all(&first).is_disjoint(&all(&second)));
     }
 

@@ -8,83 +8,70 @@ use std::{
 
 use anyhow::Context as _;
 use counterfoil_columns::directory::DataDirectory;
-use counterfoil_entry::{clock, tree};
+use counterfoil_entry::clock;
 use counterfoil_estate::{Estate, Workload};
 use counterfoil_spool::join::IdentityConfig;
-use counterfoil_trust::{bundle::BundleKeys, scram::Verifier};
-use rand::Rng as _;
-use serde_json::{Value, json};
+use counterfoil_trust::bundle::BundleKeys;
+use serde_json::Value;
 
 use crate::{
     client::Server,
-    demo::{
-        ports,
-        provision::{log_key, quoted, write_secret},
-    },
+    demo::ports,
+    init,
     people::Door,
+    site::{RolePorts, Settings, Site, people},
 };
 
 /// Trust domain of the simulation.
 pub(super) const TRUST_DOMAIN: &str = "sim.counterfoil.test";
 const ORIGIN: &str = "sim.counterfoil.test/collector-1";
-const COLLECTOR: &str = "spiffe://sim.counterfoil.test/counterfoil/collector";
 /// Who imports, moves and revokes.
 const PERSON: &str = "sim@sim.counterfoil.test";
 
 /// A provisioned directory, and where its processes listen.
 #[derive(Debug)]
 pub(super) struct Place {
-    root: PathBuf,
-    workloads_door: SocketAddr,
-    people_door: SocketAddr,
-    collector: SocketAddr,
+    site: Site,
     password: String,
-    keys: BundleKeys,
     _held: Vec<TcpListener>,
 }
 
 /// Prepares a new directory. Gives also the body by which control gets the estate and learns the join
-/// tokens of its workloads and of the collector.
+/// tokens of its workloads and of the roles.
 ///
 /// # Errors
 /// When a file cannot be written, or no port is free.
 pub(super) fn provision(root: &Path, estate: &Estate) -> anyhow::Result<(Place, Value)> {
-    let (found, held) = ports::free(3)?;
-    let [workloads_door, people_door, collector] = found[..] else {
-        anyhow::bail!("three ports are needed");
+    let (found, held) = ports::free(5)?;
+    let [control, people, collector, postgres, http] = found[..] else {
+        anyhow::bail!("five ports are needed");
     };
     let data = DataDirectory::create(root.to_owned()).context("making the data directory")?;
-    let root = data.root();
-    for folder in [
-        "logs",
-        "tokens",
-        "state",
-        "spool",
-        "fleet-spool",
-        "collector",
-    ] {
-        let path = root.join(folder);
-        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
-    }
-    let init = counterfoil_control::init(root, TRUST_DOMAIN)
-        .context("making the certificate authority")?;
-    log_key(root, ORIGIN)?;
-    let place = Place {
-        root: root.to_owned(),
-        workloads_door,
-        people_door,
-        collector,
-        password: hex::encode(rand::rng().random::<[u8; 16]>()),
-        keys: BundleKeys {
-            governance: init.governance_public,
-            control: init.control_public,
+    let settings = Settings {
+        trust_domain: TRUST_DOMAIN.to_owned(),
+        origin: ORIGIN.to_owned(),
+        seal_interval_s: 10,
+        svid_ttl_s: 86_400,
+        ports: RolePorts {
+            control,
+            people,
+            collector,
+            postgres,
+            http,
         },
+    };
+    let site = Site::prepare(&data, settings)?;
+    let spool = site.root().join("fleet-spool");
+    fs::create_dir_all(&spool).with_context(|| format!("making {}", spool.display()))?;
+    // One person, of all teams: the simulation revokes grants on any API.
+    let teams: Vec<_> = estate.teams.iter().map(|team| team.name.clone()).collect();
+    let password = people::add(site.root(), PERSON, &teams, true)?;
+    site.write_roles()?;
+    let place = Place {
+        site,
+        password,
         _held: held,
     };
-    place.write("roots.pem", &init.roots_pem)?;
-    place.write("control.toml", &place.control())?;
-    place.write("collector.toml", &place.collector_config())?;
-    write_secret(&root.join("people.toml"), &place.people(estate))?;
     let import = place.import(estate)?;
     Ok((place, import))
 }
@@ -92,35 +79,40 @@ pub(super) fn provision(root: &Path, estate: &Estate) -> anyhow::Result<(Place, 
 impl Place {
     /// The configuration of a role.
     pub(super) fn config(&self, role: &str) -> PathBuf {
-        self.root.join(format!("{role}.toml"))
+        let files = self.site.roles();
+        match role {
+            "control" => files.control,
+            _ => files.collector,
+        }
     }
 
     /// The log of a role.
     pub(super) fn log(&self, role: &str) -> PathBuf {
-        self.root.join("logs").join(format!("{role}.log"))
+        self.site.roles().logs.join(format!("{role}.log"))
     }
 
     /// Where a role listens last, so that it can be used.
     pub(super) fn listens(&self, role: &str) -> SocketAddr {
+        let ports = &self.site.settings.ports;
         match role {
-            "control" => self.people_door,
-            _ => self.collector,
+            "control" => ports.people,
+            _ => ports.collector,
         }
     }
 
     /// `host:port` of control for workloads.
     pub(super) fn control_address(&self) -> String {
-        self.workloads_door.to_string()
+        self.site.settings.ports.control.to_string()
     }
 
     /// The keys by which bundles are believed.
     pub(super) const fn keys(&self) -> BundleKeys {
-        self.keys
+        self.site.bundle_keys()
     }
 
     /// Spool root of the fleet.
     pub(super) fn fleet_spool(&self) -> PathBuf {
-        self.root.join("fleet-spool")
+        self.site.root().join("fleet-spool")
     }
 
     /// Control's door for people.
@@ -128,10 +120,11 @@ impl Place {
     /// # Errors
     /// When control does not listen.
     pub(super) async fn door(&self) -> anyhow::Result<Door> {
+        let address = self.site.settings.ports.people;
         let server = Server {
             encrypted: false,
-            host: self.people_door.ip().to_string(),
-            port: self.people_door.port(),
+            host: address.ip().to_string(),
+            port: address.port(),
             user: Some(PERSON.to_owned()),
             password: Some(self.password.clone()),
         };
@@ -144,102 +137,46 @@ impl Place {
             spiffe_id: spiffe_id.to_owned(),
             control: self.control_address(),
             control_spiffe_id: None,
-            roots_pem_file: self.root.join("roots.pem"),
-            join_token_file: Some(self.root.join("tokens").join(name)),
-            state_dir: self.root.join("state").join(name),
+            roots_pem_file: self.site.root().join("roots.pem"),
+            join_token_file: Some(self.site.token_file(name)),
+            state_dir: self.site.root().join("state").join(name),
         }
-    }
-
-    fn write(&self, below: &str, text: &str) -> anyhow::Result<()> {
-        let file = self.root.join(below);
-        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
-    }
-
-    fn path(&self, below: &str) -> String {
-        quoted(&self.root.join(below).display().to_string())
-    }
-
-    fn control(&self) -> String {
-        format!(
-            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {}\nlisten = \"{}\"\npeople_listen = \"{}\"\npeople_file = {}\n\
-             collector = \"{}\"\ncollector_spiffe_id = \"{COLLECTOR}\"\nspool_dir = {}\n",
-            self.path(""),
-            self.workloads_door,
-            self.people_door,
-            self.path("people.toml"),
-            self.collector,
-            self.path("spool"),
-        )
-    }
-
-    fn collector_config(&self) -> String {
-        format!(
-            "data_dir = {}\norigin = \"{ORIGIN}\"\nlisten = \"{}\"\nlog_key_file = {}\nseal_interval_s = 10\n\n\
-             [identity]\nspiffe_id = \"{COLLECTOR}\"\ncontrol = \"{}\"\nroots_pem_file = {}\njoin_token_file = {}\n\
-             state_dir = {}\n",
-            self.path(""),
-            self.collector,
-            self.path("collector/log.key"),
-            self.workloads_door,
-            self.path("roots.pem"),
-            self.path("tokens/counterfoil-collector"),
-            self.path("state/counterfoil-collector"),
-        )
-    }
-
-    /// One person, of all teams: the simulation revokes grants on any API.
-    fn people(&self, estate: &Estate) -> String {
-        let verifier = Verifier::of_password(&self.password).to_string();
-        let teams: Vec<_> = estate.teams.iter().map(|team| quoted(&team.name)).collect();
-        format!(
-            "[[person]]\nname = \"{PERSON}\"\nverifier = {}\nadmin = true\nteams = [{}]\n",
-            quoted(&verifier),
-            teams.join(", ")
-        )
     }
 
     fn import(&self, estate: &Estate) -> anyhow::Result<Value> {
         let mut failed = None;
         let mut import = estate.import(clock::wall(), |workload: &Workload| {
-            self.token(&workload.name)
+            let joining = self.site.joining(&workload.name, &workload.spiffe_id);
+            joining
+                .map(|joining| joining.token_sha256)
                 .map_err(|error| failed = Some(error))
                 .ok()
         });
         if let Some(error) = failed {
             return Err(error);
         }
-        let collector = json!({
-            "spiffe_id": COLLECTOR, "name": "counterfoil-collector", "app": "counterfoil",
-            "team": "counterfoil", "addresses": [],
-            "join_token_sha256": self.token("counterfoil-collector")?,
-        });
+        let roles = self.site.joining_roles()?;
         if let Some(workloads) = import.get_mut("workloads").and_then(Value::as_array_mut) {
-            workloads.push(collector);
+            workloads.extend(roles.iter().map(|role| init::workload(role, "platform")));
         }
         Ok(import)
-    }
-
-    /// Makes a join token and gives its hash.
-    fn token(&self, name: &str) -> anyhow::Result<String> {
-        let token = hex::encode(rand::rng().random::<[u8; 32]>());
-        write_secret(&self.root.join("tokens").join(name), &token)?;
-        Ok(tree::sha256(token.as_bytes()).to_string())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use counterfoil_entry::tree;
     use counterfoil_estate::Size;
 
     use super::*;
 
     #[test]
-    fn every_workload_and_the_collector_get_a_token_of_their_own() {
+    fn every_workload_and_role_gets_a_token_of_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let estate = Estate::generate(&Size::of_workloads(12), 1, TRUST_DOMAIN);
         let (place, import) = provision(directory.path(), &estate).unwrap();
         let workloads = import["workloads"].as_array().unwrap();
-        assert_eq!(workloads.len(), 13);
+        assert_eq!(workloads.len(), 14);
         let mut hashes = std::collections::HashSet::new();
         for workload in workloads {
             let identity = place.identity("", workload["name"].as_str().unwrap());

@@ -268,6 +268,13 @@ impl<'a> Rules<'a> {
         if !path.starts_with('/') {
             return Err(Fault::new(&place, "a path begins with /"));
         }
+        let takes_a_part = |segment: &str| {
+            let name = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+            segment.contains(['{', '}']) && name.is_none()
+        };
+        if path.split('/').any(takes_a_part) {
+            return Err(Fault::new(&place, "a parameter takes a whole segment"));
+        }
         let layers = self.layers(&place, item)?;
         let mut operations: Vec<(OperationRights, Vec<String>)> = Vec::new();
         for layer in &layers {

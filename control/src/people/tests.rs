@@ -284,6 +284,33 @@ async fn what_a_grant_went_through_is_shown_and_there_after_a_crash() {
 }
 
 #[tokio::test]
+async fn a_grant_that_runs_out_is_recorded_by_control_itself() {
+    let data = tempfile::tempdir().unwrap();
+    let mut soon = bank();
+    let in_a_moment = clock::wall().plus_ns(1_500_000_000);
+    soon["grants"][0]["expires"] = json!(in_a_moment.to_string());
+    seed(data.path(), &soon);
+    let control = Running::on(data).await;
+    let deadline = clock::mono_ns() + 20_000_000_000;
+    loop {
+        let grant = control.get("ann", "/v1/grants/g-1").await.json();
+        if grant["state"] == "expired" {
+            break;
+        }
+        assert!(clock::mono_ns() < deadline, "{grant}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let events = control.get("ann", "/v1/events").await.json();
+    let last = events["events"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["action"], "grant.expired");
+    assert_eq!(last["actor"], "spiffe://bank.test/counterfoil/control");
+    let explained = "/v1/policy/explain?as=portal&call=GET%20/accounts";
+    let explained = control.get("ann", explained).await.json();
+    assert_eq!(explained["reason"], "grant_expired");
+    control.kill().await;
+}
+
+#[tokio::test]
 async fn documents_and_workloads_come_in_and_are_shown() {
     let control = Running::start().await;
     let document = "openapi: 3.1.0\ninfo: {title: a/b c, version: '1'}\npaths: {/p: {get: {}}}\n";

@@ -42,6 +42,8 @@ impl Told {
 
 /// A running pull of the cart's bundle, and what it told.
 struct Pulling {
+    /// What was decided before the first poll.
+    at_start: Reason,
     identity: Identity,
     policy: PolicyCell,
     told: Arc<Mutex<Told>>,
@@ -63,12 +65,13 @@ impl Pulling {
         let policy = PolicyCell::default();
         let told: Arc<Mutex<Told>> = Arc::default();
         let mut pull = Pull::new(config, policy.clone()).unwrap();
-        let at_start = Arc::clone(&told);
-        pull.begin_from_disk(|seen| at_start.lock().unwrap().note(seen));
+        pull.begin_from_disk(|seen| told.lock().unwrap().note(seen));
+        let at_start = reason(&policy);
         let stop = CancellationToken::new();
         let telling = Arc::clone(&told);
         let running = pull.run(stop.clone(), move |seen| telling.lock().unwrap().note(seen));
         Self {
+            at_start,
             identity,
             policy,
             told,
@@ -97,8 +100,7 @@ impl Pulling {
     }
 
     fn reason(&self) -> Reason {
-        let now = clock::wall();
-        self.policy.decide(SHOP, "GET", "/carts/1", now).reason
+        reason(&self.policy)
     }
 
     async fn until_version(&self, version: u64) {
@@ -111,6 +113,11 @@ impl Pulling {
         self.task.await.unwrap();
         self.told
     }
+}
+
+fn reason(policy: &PolicyCell) -> Reason {
+    let now = clock::wall();
+    policy.decide(SHOP, "GET", "/carts/1", now).reason
 }
 
 fn ack(
@@ -145,7 +152,7 @@ async fn a_change_is_in_force_within_a_fraction_of_a_second() {
     let ca = Arc::new(Ca::new());
     let control = Control::start(&ca, &version(3)).await;
     let pulling = Pulling::start(&control, &ca, None);
-    assert_eq!(pulling.reason(), Reason::BundleMissing);
+    assert_eq!(pulling.at_start, Reason::BundleMissing);
     pulling.until_version(3).await;
     assert_eq!(pulling.reason(), Reason::Granted);
     for next in 4..8 {
@@ -270,7 +277,7 @@ async fn a_start_without_control_begins_with_the_kept_bundle_or_denies() {
 
     let second = Pulling::start(&control, &ca, Some(file.clone()));
     assert_eq!(second.acks(), [ack("applied", "", Some(3), "disk")]);
-    assert_eq!(second.reason(), Reason::Granted);
+    assert_eq!(second.at_start, Reason::Granted);
     // the same body from control is not news
     control.start_again().await;
     until_held(&control).await;
@@ -282,7 +289,7 @@ async fn a_start_without_control_begins_with_the_kept_bundle_or_denies() {
     std::fs::write(&file, &half[..half.len() / 2]).unwrap();
     let third = Pulling::start(&control, &ca, Some(file.clone()));
     assert_eq!(third.acks(), [ack("refused", "malformed", None, "disk")]);
-    assert_eq!(third.reason(), Reason::BundleMissing);
+    assert_eq!(third.at_start, Reason::BundleMissing);
     control.start_again().await;
     third.until_version(3).await;
     until("it is kept whole", || std::fs::read(&file).unwrap() == half).await;

@@ -9,6 +9,9 @@ use super::Fault;
 /// Keys below which `$ref` is an example or a value and no reference.
 const VALUES: [&str; 5] = ["example", "examples", "default", "enum", "const"];
 
+/// So many references may stand between two steps of a pointer.
+const HOPS_MAX: usize = 16;
+
 /// The references of one document.
 pub(super) struct Refs<'a> {
     root: &'a Value,
@@ -53,13 +56,42 @@ impl<'a> Refs<'a> {
             return Err(fault(Some(reference), reason));
         }
         let pointer = percent_decoded(fragment);
-        let target = self.root.pointer(&pointer).ok_or_else(|| {
+        let target = self.find(&pointer).ok_or_else(|| {
             let reason = format!("the $ref {reference} leads nowhere in this document");
             fault(Some(reference), reason)
         })?;
         let place = pointer.split('/').skip(1);
         let place = place.map(|token| token.replace("~1", "/").replace("~0", "~"));
         Ok((place.collect(), target))
+    }
+
+    /// What stands at a JSON pointer (RFC 6901). On the way it goes through references, as most readers
+    /// of OpenAPI do.
+    fn find(&self, pointer: &str) -> Option<&'a Value> {
+        if pointer.is_empty() {
+            return Some(self.root);
+        }
+        let mut value = self.root;
+        for token in pointer.strip_prefix('/')?.split('/') {
+            let key = token.replace("~1", "/").replace("~0", "~");
+            let mut hops = 0;
+            value = loop {
+                let below = match value {
+                    Value::Array(list) => key.parse::<usize>().ok().and_then(|at| list.get(at)),
+                    other => other.get(&key),
+                };
+                if let Some(below) = below {
+                    break below;
+                }
+                hops += 1;
+                let reference = value.get("$ref").and_then(Value::as_str);
+                let inner = reference.and_then(|r| r.strip_prefix('#'));
+                value = inner
+                    .filter(|_| hops < HOPS_MAX)
+                    .and_then(|inner| self.root.pointer(&percent_decoded(inner)))?;
+            };
+        }
+        Some(value)
     }
 
     /// Refuses a document in which an inner `$ref` leads nowhere or, through nothing but others,
