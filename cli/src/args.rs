@@ -1,5 +1,6 @@
 //! The command line: subcommands, options, examples.
 
+mod conform;
 mod people;
 mod sim;
 mod site;
@@ -8,6 +9,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use conform::{ConformArgs, ConformOutput};
 pub(crate) use people::{
     ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
     PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
+    /// Check that a mesh proxy does what it must
+    Conform(ConformArgs),
     /// Make an estate: keys, the first people, configurations of the roles
     Init(InitArgs),
     /// Run control, collector and query of an estate

@@ -1,7 +1,7 @@
 //! A whole mesh on loopback: applications, one real proxy for each service, control, collector, query, and a driver.
 
 mod app;
-mod binary;
+pub(crate) mod binary;
 mod call;
 mod catalogue;
 mod checkpoints;

@@ -3,6 +3,7 @@
 mod args;
 mod children;
 mod client;
+mod conform;
 mod console;
 mod demo;
 mod exit;
@@ -50,6 +51,7 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Conform(args) => conform::run(args),
         Command::Init(args) => init::run(args),
         Command::Up(args) => up::run(args),
         Command::People(args) => site::people::run(&args.command),

@@ -1,8 +1,9 @@
-//! The strict gate that every request passes before it is routed: one host, and no tunnel.
+//! The strict gate that every request passes before it is routed: one host, one way to tell where
+//! its body ends, and no tunnel.
 
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 
 /// Why a request is turned away at the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +28,14 @@ const NO_TUNNEL: Turned = Turned {
 /// The one authority that the request names, in its target or its `Host`.
 ///
 /// # Errors
-/// [`Turned`] when it names none or two, credentials in it, or asks for `CONNECT` or `TRACE`.
+/// [`Turned`] when it names none or two, credentials in it, asks for `CONNECT` or `TRACE`, or has a
+/// transfer coding besides one `chunked`.
 pub(crate) fn pass<B>(request: &Request<B>) -> Result<Authority, Turned> {
     if request.method() == Method::CONNECT || request.method() == Method::TRACE {
         return Err(NO_TUNNEL);
+    }
+    if !is_plainly_framed(request.headers()) {
+        return Err(MALFORMED);
     }
     let uri = request.uri();
     if uri
@@ -58,6 +63,17 @@ pub(crate) fn pass<B>(request: &Request<B>) -> Result<Authority, Turned> {
         return Err(MALFORMED);
     }
     Ok(authority)
+}
+
+/// Whether a body comes in chunks and nothing else. Other codings would be passed on without their
+/// names, and `chunked` twice is read differently by different readers.
+fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +122,28 @@ mod tests {
                 Err(expected),
                 "{method} {uri} {hosts:?}"
             );
+        }
+    }
+
+    #[test]
+    fn chunks_are_the_only_transfer_coding() {
+        for (codings, passes) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["chunked, chunked"], false),
+            (&["identity"], false),
+            (&[""], false),
+        ] {
+            let mut request = request("POST", "/x", &["cart"]);
+            for coding in codings {
+                let value = http::HeaderValue::from_static(coding);
+                request.headers_mut().append(TRANSFER_ENCODING, value);
+            }
+            assert_eq!(pass(&request).is_ok(), passes, "{codings:?}");
         }
     }
 }

@@ -52,10 +52,19 @@ const CLAIMS_BEGIN: [&str; 7] = [
     "ssl-client-",
 ];
 
+/// Context of applications that crosses hops (W3C Baggage).
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// Bytes of it that everybody must carry (3.3.2). What is more is dropped whole: it is nobody's to
+/// choose among its members, and each hop would carry it.
+const BAGGAGE_BYTES_MAX: usize = 8_192;
+
 /// Takes from a request what must not reach the next hop. gRPC keeps its `te: trailers`.
 pub(crate) fn clean_request(headers: &mut HeaderMap, grpc: bool) {
     drop_of_one_connection(headers);
     drop_where(headers, is_claim);
+    if baggage_bytes(headers) > BAGGAGE_BYTES_MAX {
+        headers.remove(BAGGAGE);
+    }
     if grpc {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -93,6 +102,15 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, from_proxy: bool) {
     if !from_proxy {
         drop_where(headers, |name| begins_as(name, OURS));
     }
+}
+
+/// Its length when its headers are joined by commas.
+fn baggage_bytes(headers: &HeaderMap) -> usize {
+    let values = headers.get_all(BAGGAGE).iter();
+    values
+        .map(|value| value.len() + 1)
+        .sum::<usize>()
+        .saturating_sub(1)
 }
 
 fn drop_of_one_connection(headers: &mut HeaderMap) {
@@ -235,6 +253,24 @@ mod tests {
         let mut headers = map(&[("te", "trailers")]);
         clean_request(&mut headers, true);
         assert_eq!(headers[TE], "trailers");
+    }
+
+    #[test]
+    fn baggage_crosses_up_to_its_limit() {
+        for (lengths, kept) in [
+            (&[8_192][..], true),
+            (&[8_193], false),
+            (&[4_096, 4_095], true),
+            (&[4_096, 4_096], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for length in lengths {
+                let value = HeaderValue::from_str(&"x".repeat(*length)).unwrap();
+                headers.append(BAGGAGE, value);
+            }
+            clean_request(&mut headers, false);
+            assert_eq!(headers.contains_key(BAGGAGE), kept, "{lengths:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod counters;
 mod failure;
 mod gate;
 mod headers;
+mod heads;
 mod inbound;
 mod link;
 mod listen;

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::body::ResponseBody;
+use crate::heads::{Framing, StrictHeads};
 use crate::inbound::{self, FromPeer};
 use crate::link::HEADER_BYTES_MAX;
 use crate::outbound::{self, FromApp};
@@ -118,14 +119,21 @@ async fn from_peer(worker: &Arc<Worker>, stream: TcpStream, address: SocketAddr)
         open_for,
     } = accepted;
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let server = if is_h2 {
-        server().http2_only()
-    } else {
-        server().http1_only()
-    };
     let from = Arc::new(from);
-    let service = |request| inbound::serve(Arc::clone(&from), request);
     let over = sleep(open_for);
+    if is_h2 {
+        let service = |request| inbound::serve(Arc::clone(&from), request);
+        let server = server().http2_only();
+        serve(worker, &from.entry, &server, stream, service, over).await;
+        return;
+    }
+    let framing = Framing::new();
+    let stream = StrictHeads::new(stream, framing.clone());
+    let service = |request: Request<Incoming>| {
+        framing.tell(request.body());
+        inbound::serve(Arc::clone(&from), request)
+    };
+    let server = server().http1_only();
     serve(worker, &from.entry, &server, stream, service, over).await;
 }
 

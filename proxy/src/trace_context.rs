@@ -11,6 +11,8 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 /// The header that carries vendors' own positions; means nothing without a valid `traceparent`.
 pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
+/// Members of a `tracestate` (3.3.1.1); what has more is dropped whole, as a part could mislead.
+const STATES_MAX: usize = 32;
 /// Bytes of a version 00 header: `00-<32 hex>-<16 hex>-<2 hex>`.
 const LENGTH: usize = 55;
 
@@ -79,7 +81,7 @@ pub(crate) fn follow(
     now: Time,
 ) -> (TraceId, Option<SpanId>) {
     let caller = TraceParent::read(headers);
-    if caller.is_none() {
+    if caller.is_none() || states(headers) > STATES_MAX {
         headers.remove(TRACESTATE);
     }
     let trace_id = caller.map_or_else(|| mint_trace_id(now), |caller| caller.trace_id);
@@ -94,6 +96,14 @@ pub(crate) fn follow(
         .header(),
     );
     (trace_id, caller.map(|caller| caller.parent))
+}
+
+/// The members of all `tracestate` headers.
+fn states(headers: &HeaderMap) -> usize {
+    let values = headers.get_all(TRACESTATE).iter();
+    values
+        .map(|value| value.as_bytes().split(|byte| *byte == b',').count())
+        .sum()
 }
 
 fn octet(text: &[u8]) -> Option<u8> {
@@ -235,6 +245,20 @@ mod tests {
         assert_eq!(parent.unwrap().to_string(), "00f067aa0ba902b7");
         assert_eq!(map[TRACESTATE], "vendor=1");
         assert_eq!(map[TRACEPARENT], format!("00-{trace_id}-{span}-01"));
+    }
+
+    #[test]
+    fn a_tracestate_of_too_many_members_is_dropped() {
+        for (members, kept) in [(32, true), (33, false)] {
+            let mut map = headers(&[GOOD]);
+            let (first, second) = ("a=1,".repeat(10), "b=2,".repeat(members - 10));
+            for value in [first, second] {
+                let value = HeaderValue::from_str(value.trim_end_matches(',')).unwrap();
+                map.append(TRACESTATE, value);
+            }
+            follow(&mut map, SpanIds::new().mint(), Time::from_ns(1));
+            assert_eq!(map.contains_key(TRACESTATE), kept, "{members} members");
+        }
     }
 
     #[test]

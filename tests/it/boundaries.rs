@@ -42,6 +42,7 @@ fn each_crate_uses_only_what_it_may() {
         ("spool", &["entry", "trust"]),
         ("control", &["entry", "spool", "trust"]),
         ("proxy", &["entry", "spool", "trust"]),
+        ("conform", &["entry", "spool", "trust"]),
         (
             "collector",
             &["entry", "ledger", "trust", "columns", "spool"],

@@ -5,6 +5,8 @@ mod bad_input;
 #[cfg(test)]
 mod boundaries;
 #[cfg(test)]
+mod conform;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod governed;

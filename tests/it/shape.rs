@@ -35,6 +35,7 @@ fn no_file_holds_more_than_one_idea() {
         "collector",
         "query",
         "control",
+        "conform",
         "estate",
         "cli",
     ];

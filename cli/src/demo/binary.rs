@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
-use crate::console::{line, word};
+use crate::console::{remark, word};
 
 const NAME: &str = "counterfoil-proxy";
 
@@ -44,7 +44,7 @@ pub(crate) async fn proxy() -> anyhow::Result<PathBuf> {
     } else {
         "is not built yet"
     };
-    line(format_args!(
+    remark(format_args!(
         "{NAME} {why}; building it: cargo {}",
         words(&arguments)
     ));

@@ -304,3 +304,43 @@ async fn calls_at_the_same_time_all_find_the_instance_that_is_up() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_that_end_in_a_bare_lf_are_refused_and_recorded_also_after_a_good_request() {
+    let world = World::start(app::start(app::echo()).await);
+    let good = "POST /carts/1 HTTP/1.1\r\nhost: cart\r\ncontent-length: 6\r\n\r\na\nb\n\nc";
+    let chunked = "POST /carts/1 HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n\
+                   2\r\n\n\n\r\n0\r\n\r\n";
+    let bare = "GET /carts/1 HTTP/1.1\nhost: cart\nconnection: close\n\n";
+    for (count, before) in ["", good, chunked].into_iter().enumerate() {
+        let answer = ask_as_shop(&world, &format!("{before}{bare}")).await;
+        let served = usize::from(!before.is_empty());
+        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), served, "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 400 ").count(), 1, "{answer}");
+        let so_far = [1, 3, 5][count];
+        let entries = wait_for(&world.cart.books(), so_far).await;
+        let refused = entries.last().unwrap();
+        assert_eq!(
+            (refused.decision, &*refused.reason),
+            (Decision::Deny, "req_malformed")
+        );
+    }
+    // and what is well-formed goes on for as long as the connection does
+    let end = get("cart", "/carts/9");
+    let answer = ask_as_shop(&world, &format!("{good}{chunked}{good}{end}")).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 4, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_coding_besides_chunked_is_refused() {
+    let world = World::start(app::start(|_| panic!("reached the app")).await);
+    let request = "POST /carts/1 HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\
+                   transfer-encoding: gzip, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let answer = ask_as_shop(&world, request).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let entry = wait_for(&world.cart.books(), 1).await.remove(0);
+    assert_eq!(
+        (entry.decision, &*entry.reason),
+        (Decision::Deny, "req_malformed")
+    );
+}
