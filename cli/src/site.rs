@@ -56,6 +56,9 @@ pub(crate) struct RolePorts {
 }
 
 impl RolePorts {
+    /// How many they are.
+    pub(crate) const COUNT: usize = 5;
+
     /// The documented ports, on loopback.
     pub(crate) const fn documented() -> Self {
         const fn loopback(port: u16) -> SocketAddr {

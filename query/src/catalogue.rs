@@ -17,21 +17,27 @@ use datafusion::datasource::ViewTable;
 use datafusion::execution::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::Cast;
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use futures::FutureExt;
 
 use crate::books::Snapshot;
 use crate::listing;
 use crate::objectives::Objective;
-use crate::public::PublicTable;
+use crate::public::{PublicTable, public_type};
 use crate::raw::RawTable;
-use crate::views::{VIEWS, WINDOWED, Window, windowed};
+use crate::views::{VIEWS, Window, plain, windowed, windowed_names};
 
 /// Name of the database.
 pub const DATABASE: &str = "counterfoil";
 
 /// Tables about the books themselves and their objectives.
-const LISTED: &[&str] = &["checkpoints", "manifests", "objectives", "segments"];
+const LISTED: &[&str] = &[
+    "checkpoints",
+    "manifests",
+    "objectives",
+    "reports",
+    "segments",
+];
 
 /// What a statement sees.
 #[derive(Clone)]
@@ -105,7 +111,7 @@ impl World {
             .build();
         // A copied state keeps the time of the template, which `now()` would answer for ever.
         state.mark_start_execution();
-        for name in WINDOWED {
+        for name in windowed_names() {
             state.register_udtf(
                 name,
                 Arc::new(Windowed {
@@ -122,6 +128,7 @@ impl World {
         // Boxed, because planning a view plans the views that it reads.
         let state = self.state()?;
         let plan = Box::pin(state.create_logical_plan(sql)).await?;
+        let plan = in_public_types(plan)?;
         Ok(Arc::new(ViewTable::new(plan, Some(sql.trim().to_owned()))))
     }
 
@@ -130,8 +137,34 @@ impl World {
             .objectives
             .iter()
             .any(|objective| objective.service.is_none());
-        windowed(name, window, star)
+        windowed(name, window, star, self.now)
     }
+}
+
+/// `plan` with its columns in the types of schema `public`: a view may compute on raw ones.
+fn in_public_types(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let fields = plan.schema().fields().iter();
+    if fields
+        .clone()
+        .all(|field| public_type(field.data_type()) == *field.data_type())
+    {
+        return Ok(plan);
+    }
+    let columns = plan.schema().columns();
+    let casts: Vec<Expr> = columns
+        .into_iter()
+        .zip(fields)
+        .map(|(column, field)| {
+            let target = public_type(field.data_type());
+            let column = Expr::Column(column);
+            if target == *field.data_type() {
+                column
+            } else {
+                cast(column, target).alias(field.name())
+            }
+        })
+        .collect();
+    LogicalPlanBuilder::from(plan).project(casts)?.build()
 }
 
 #[derive(Debug)]
@@ -143,10 +176,9 @@ struct Public {
 impl SchemaProvider for Public {
     fn table_names(&self) -> Vec<String> {
         let tables = TABLES.iter().map(|table| table.id.name());
-        let views = VIEWS.iter().map(|view| view.name);
         let mut names: Vec<String> = tables
-            .chain(views)
-            .chain(WINDOWED.iter().copied())
+            .chain(VIEWS.iter().copied())
+            .chain(windowed_names())
             .chain(LISTED.iter().copied())
             .map(ToOwned::to_owned)
             .collect();
@@ -169,10 +201,7 @@ impl SchemaProvider for Public {
                 })
                 .transpose();
         }
-        if let Some(view) = VIEWS.iter().find(|view| view.name == name) {
-            return world.view(view.sql).await.map(Some);
-        }
-        match world.windowed_sql(name, None) {
+        match plain(name).or_else(|| world.windowed_sql(name, None)) {
             Some(sql) => world.view(&sql).await.map(Some),
             None => Ok(None),
         }

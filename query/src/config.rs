@@ -58,6 +58,9 @@ pub struct QueryConfig {
     /// Statements that run at once.
     #[serde(default = "statements_max")]
     pub statements_max: usize,
+    /// Whether control is probed once a second, for `control_health`.
+    #[serde(default = "probe_control")]
+    pub probe_control: bool,
     /// Where the mesh this serves is.
     pub site: Option<String>,
 }
@@ -199,6 +202,10 @@ const fn spool_bytes_max() -> u64 {
 
 const fn memory_bytes_max() -> usize {
     crate::template::MEMORY_BYTES
+}
+
+const fn probe_control() -> bool {
+    true
 }
 
 const fn statements_max() -> usize {

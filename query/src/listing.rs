@@ -1,4 +1,5 @@
-//! Tables about the books themselves, made from a snapshot: segments, manifests, checkpoints, objectives.
+//! Tables about the books themselves, made from a snapshot: segments, manifests, checkpoints; and those
+//! of objectives and reports.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use datafusion::common::Result;
 use crate::books::{ManifestFacts, OriginSnapshot, Snapshot};
 use crate::objectives::Objective;
 use crate::public::timestamptz;
+use crate::reports;
 use counterfoil_ledger::manifest::SegmentRef;
 
 const DAY_NS: f64 = 86_400e9;
@@ -31,6 +33,7 @@ pub(crate) fn table(
         "manifests" => manifests(snapshot).map(Some),
         "checkpoints" => checkpoints(snapshot).map(Some),
         "objectives" => promised(objectives, now).map(Some),
+        "reports" => reports::table().map(Some),
         _ => Ok(None),
     }
 }
@@ -219,12 +222,12 @@ fn promised(objectives: &[Objective], now: Time) -> Result<RecordBatch> {
     ])
 }
 
-fn batch(columns: Vec<(Field, ArrayRef)>) -> Result<RecordBatch> {
+pub(crate) fn batch(columns: Vec<(Field, ArrayRef)>) -> Result<RecordBatch> {
     let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
 }
 
-fn text(name: &str, values: impl Iterator<Item = Option<String>>) -> (Field, ArrayRef) {
+pub(crate) fn text(name: &str, values: impl Iterator<Item = Option<String>>) -> (Field, ArrayRef) {
     let array: StringArray = values.collect();
     (Field::new(name, DataType::Utf8, true), Arc::new(array))
 }

@@ -65,7 +65,8 @@ pub fn public_schema(raw: &Schema) -> SchemaRef {
     ))
 }
 
-fn public_type(raw: &DataType) -> DataType {
+/// The type of schema `public` for a raw one.
+pub(crate) fn public_type(raw: &DataType) -> DataType {
     match raw {
         DataType::UInt64 | DataType::UInt32 | DataType::UInt16 | DataType::Int64 => DataType::Int64,
         DataType::Timestamp(_, _) => timestamptz(),

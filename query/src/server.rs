@@ -12,8 +12,9 @@ use counterfoil_columns::directory::DirectoryError;
 use counterfoil_entry::id::{RetentionClass, Writer};
 use counterfoil_entry::tree::sha256;
 use counterfoil_spool::join::{join, renew_loop};
+use counterfoil_spool::probe::HealthProbe;
 use counterfoil_spool::{Delivery, DeliveryConfig, Spool, SpoolConfig, SpoolError};
-use counterfoil_trust::SpiffeId;
+use counterfoil_trust::{Identity, SpiffeId};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder as HttpBuilder;
 use hyper_util::service::TowerToHyperService;
@@ -32,7 +33,7 @@ use crate::error::SqlError;
 use crate::log::QueryLog;
 use crate::objectives::{self, ObjectiveError};
 use crate::users::{Users, UsersError};
-use crate::{http, pg, template};
+use crate::{http, pg, prober, template};
 
 /// How long the start waits for a collector to make the data directory.
 const DIRECTORY_WAIT: Duration = Duration::from_secs(30);
@@ -46,6 +47,8 @@ const CONNECTIONS_MAX: usize = 1024;
 /// What each port speaks over TLS; a connection meant for one is no connection to the other.
 const POSTGRES_ALPN: &[&[u8]] = &[b"postgresql"];
 const HTTP_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// Lanes of this process: 0 is the query log's, 1 that of the certificate's renewals.
+const PROBER_LANE: u16 = 2;
 const BUILD: &str = concat!("counterfoil-query ", env!("CARGO_PKG_VERSION"));
 
 /// Why the query role did not start.
@@ -140,7 +143,14 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
     let engine = Engine::new(books, template, objectives, cpu.handle(), turns, Some(log))?;
     let engine = Arc::new(engine);
     let delivered = CancellationToken::new();
-    let delivery = tokio::spawn(deliver(spool, config, collector_id, delivered.clone()));
+    let delivering = deliver(
+        spool,
+        config,
+        collector_id,
+        shutdown.clone(),
+        delivered.clone(),
+    );
+    let delivery = tokio::spawn(delivering);
     let server = pg::Server::new(
         Arc::clone(&engine),
         Arc::clone(&users),
@@ -294,11 +304,13 @@ fn tls(config: &QueryConfig, alpn: &[&[u8]]) -> Result<Option<TlsAcceptor>, RunE
     Ok(Some(TlsAcceptor::from(Arc::new(server))))
 }
 
-/// Delivers the query log; the ports do not wait for control or collector.
+/// Delivers the query log, and probes control until `shutdown`; the ports do not wait for control or
+/// collector.
 async fn deliver(
     spool: Spool,
     config: QueryConfig,
     collector_id: Option<SpiffeId>,
+    shutdown: CancellationToken,
     stop: CancellationToken,
 ) {
     let mut lane = spool.lane(1);
@@ -313,6 +325,16 @@ async fn deliver(
             return;
         }
     };
+    let probing = probing(&spool, &identity, &config, shutdown);
+    // The delivery's end seals the spool, so that the prober ends before it.
+    let sealing = CancellationToken::new();
+    let end = sealing.clone();
+    let ending = tokio::spawn(async move {
+        stop.cancelled().await;
+        probing.await;
+        end.cancel();
+    });
+    let stop = sealing;
     let renewing = renew_loop(identity.clone(), config.identity, lane, stop.clone());
     let renewal = tokio::spawn(renewing);
     let delivery = DeliveryConfig::new(config.collector, collector_id);
@@ -324,6 +346,37 @@ async fn deliver(
         Err(error) => tracing::error!(%error, "the query log stays in the spool"),
     }
     renewal.abort();
+    ending.abort();
+}
+
+/// Starts the prober, unless it is switched off; the future ends when the prober has.
+fn probing(
+    spool: &Spool,
+    identity: &Identity,
+    config: &QueryConfig,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let probe = config
+        .probe_control
+        .then(|| HealthProbe::new(identity.clone(), &config.identity));
+    let probing = match probe {
+        None => None,
+        Some(Ok(probe)) => {
+            let lane = spool.lane(PROBER_LANE);
+            Some(tokio::spawn(prober::run(probe, lane, shutdown)))
+        }
+        Some(Err(error)) => {
+            tracing::error!(%error, "control is not probed");
+            None
+        }
+    };
+    async move {
+        if let Some(probing) = probing
+            && let Err(error) = probing.await
+        {
+            tracing::warn!(%error, "the prober ended early");
+        }
+    }
 }
 
 /// Accepts connections until `shutdown`, then gives those that run a moment.

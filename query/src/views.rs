@@ -7,15 +7,13 @@ use counterfoil_entry::Time;
 use counterfoil_entry::table::{TABLES, TableId};
 
 use crate::quantile::sample_needed;
+use crate::reports;
 
-/// A view whose text does not depend on arguments.
-#[derive(Debug, Clone, Copy)]
-pub struct View {
-    /// Name in schema `public`.
-    pub name: &'static str,
-    /// Its query.
-    pub sql: &'static str,
-}
+pub(crate) mod frame;
+pub(crate) mod grants;
+pub(crate) mod mesh;
+
+use frame::Frame;
 
 /// A window of time; an open end has no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,8 +24,18 @@ pub struct Window {
     pub until: Option<Time>,
 }
 
-/// Names of the views that are table functions, too.
-pub const WINDOWED: &[&str] = &["completeness", "latency_overhead", "sla"];
+/// Names of the views that are table functions, too; the reports are as well.
+const WINDOWED: &[&str] = &[
+    "access_review",
+    "completeness",
+    "control_slots",
+    "latency_overhead",
+    "mesh_availability",
+    "report_summary",
+    "revocations",
+    "rotation_success",
+    "sla",
+];
 
 /// Days that a windowed view covers when it has no arguments.
 pub const DEFAULT_DAYS: i64 = 30;
@@ -38,25 +46,27 @@ const JOINED_CONFIDENCE: f64 = 0.975;
 /// After this long without its counterpart an entry is unmatched (seconds, as text of the views).
 pub const GRACE_S: u32 = 60;
 
-/// The views without arguments.
-pub const VIEWS: &[View] = &[
-    View {
-        name: "calls",
-        sql: CALLS,
-    },
-    View {
-        name: "denials",
-        sql: DENIALS,
-    },
-    View {
-        name: "tls_failures",
-        sql: TLS_FAILURES,
-    },
-    View {
-        name: "unmatched",
-        sql: UNMATCHED,
-    },
+/// Names of the views without arguments.
+pub const VIEWS: &[&str] = &[
+    "calls",
+    "denials",
+    "grants_in_force",
+    "tls_failures",
+    "unmatched",
 ];
+
+/// The query of the view `name` without arguments; `None` for another name.
+#[must_use]
+pub fn plain(name: &str) -> Option<String> {
+    match name {
+        "calls" => Some(CALLS.to_owned()),
+        "denials" => Some(DENIALS.to_owned()),
+        "grants_in_force" => Some(grants::grants_in_force("now()")),
+        "tls_failures" => Some(TLS_FAILURES.to_owned()),
+        "unmatched" => Some(UNMATCHED.to_owned()),
+        _ => None,
+    }
+}
 
 /// One row a call: last attempt, final phase, both sides where they are there.
 ///
@@ -175,16 +185,29 @@ SELECT start_time, side, source, destination, peer_address, peer_port, tls_versi
 FROM public.entries
 WHERE kind = 'tls_failure'";
 
-/// The query of the windowed view `name` over `window`; `None` for another name.
+/// Names of the views that are table functions, too.
+pub fn windowed_names() -> impl Iterator<Item = &'static str> {
+    let reports = reports::REPORTS.iter().map(|report| report.view);
+    WINDOWED.iter().copied().chain(reports)
+}
+
+/// The query of the windowed view `name` over `window`, asked at `now`; `None` for another name.
 ///
 /// `star` tells whether some objective is for each service.
 #[must_use]
-pub fn windowed(name: &str, window: Option<Window>, star: bool) -> Option<String> {
+pub fn windowed(name: &str, window: Option<Window>, star: bool, now: Time) -> Option<String> {
+    let frame = Frame::new(window, now);
     match name {
+        "access_review" => Some(grants::access_review(&frame)),
         "completeness" => Some(completeness(window.unwrap_or_default())),
+        "control_slots" => Some(mesh::control_slots(&frame)),
         "latency_overhead" => Some(latency_overhead(&within(window, "start_time"))),
+        "mesh_availability" => Some(mesh::mesh_availability(&frame)),
+        "report_summary" => Some(reports::summary(&frame)),
+        "revocations" => Some(grants::revocations(&frame)),
+        "rotation_success" => Some(mesh::rotation_success(&frame)),
         "sla" => Some(sla(window, star)),
-        _ => None,
+        _ => reports::of_view(name).map(|report| report.sql(&frame)),
     }
 }
 

@@ -3,6 +3,7 @@
 mod appending;
 mod delivering;
 mod joining;
+mod probing;
 mod receiver;
 mod recovering;
 mod refusing;

@@ -149,8 +149,11 @@ impl Stage {
     /// Makes one call that belongs to no trace of the plan. Returns whether it succeeded.
     pub(crate) async fn once(&self, caller: Caller, operation: usize) -> bool {
         let trace = rand::random::<u128>() | 1;
+        let Some(trace_id) = TraceId::new(trace.to_be_bytes()) else {
+            return false;
+        };
         let plan = Plan {
-            trace_id: TraceId(trace.to_be_bytes()),
+            trace_id,
             calls: vec![Call {
                 operation,
                 steps: Steps::default(),

@@ -85,7 +85,7 @@ impl Ports {
     }
 
     fn free(proxies: usize) -> Result<Self, PortError> {
-        let (found, held) = free(4 + 3 * proxies)?;
+        let (found, held) = free(RolePorts::COUNT + 3 * proxies)?;
         let needed = found.len();
         let mut found = found.into_iter();
         let mut take = || found.next().ok_or(PortError::NoneFree { needed });

@@ -1,5 +1,6 @@
 //! A small shop with books: calls, a journal and seals, as a collector would leave them.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub(super) struct Proxy {
     seq: u64,
     stated: u64,
     number: u64,
+    /// Of each stream but that of entries: what was written and what is stated of it.
+    others: BTreeMap<Stream, (u64, u64)>,
 }
 
 /// Books under construction.
@@ -47,6 +50,7 @@ pub(super) struct Shop {
     log: Log,
     file: u64,
     entries: Vec<Vec<u8>>,
+    others: BTreeMap<(TableId, RetentionClass), Vec<Vec<u8>>>,
     statements: Vec<Vec<u8>>,
     announcements: Vec<Vec<u8>>,
     spans: u64,
@@ -76,6 +80,7 @@ impl Shop {
             log,
             file: 1,
             entries: Vec::new(),
+            others: BTreeMap::new(),
             statements: Vec::new(),
             announcements: Vec::new(),
             spans: 0,
@@ -142,6 +147,7 @@ impl Shop {
             seq: 0,
             stated: 0,
             number: 0,
+            others: BTreeMap::new(),
         }
     }
 
@@ -165,6 +171,34 @@ impl Shop {
         self.entries.push(record);
     }
 
+    /// Writes a row of `table` through `writer` into the journal.
+    pub(super) fn put(
+        &mut self,
+        writer: &mut Proxy,
+        (table, class): (TableId, &str),
+        encode: impl FnOnce(&HeaderRef<'_>, &mut Vec<u8>),
+    ) {
+        let class = RetentionClass::parse(class).unwrap();
+        let stream = Stream::new(table, class.clone(), 0);
+        let name = stream.to_string();
+        let (seq, _) = writer.others.entry(stream).or_default();
+        let header = HeaderRef {
+            writer: writer.writer.as_str(),
+            epoch: writer.epoch,
+            stream: &name,
+            seq: *seq,
+        };
+        *seq += 1;
+        let mut record = Vec::new();
+        encode(&header, &mut record);
+        let mut batch = Vec::new();
+        push_record(&mut batch, &record);
+        let mut frame = Vec::new();
+        push_batch(&mut frame, false, self.now, &batch);
+        self.append(&frame);
+        self.others.entry((table, class)).or_default().push(record);
+    }
+
     /// The next epoch of `proxy`, after it ended without a final statement.
     pub(super) fn restart(&mut self, proxy: &Proxy) -> Proxy {
         Proxy {
@@ -174,6 +208,7 @@ impl Shop {
             seq: 0,
             stated: 0,
             number: 0,
+            others: BTreeMap::new(),
         }
     }
 
@@ -296,6 +331,22 @@ impl Shop {
             count: proxy.seq - proxy.stated,
             root: Hash::default(),
         };
+        let mut streams = if range.count > 0 {
+            vec![range]
+        } else {
+            Vec::new()
+        };
+        for (stream, (seq, stated)) in &mut proxy.others {
+            if seq > stated {
+                streams.push(StreamRange {
+                    stream: stream.clone(),
+                    first_seq: *stated,
+                    count: *seq - *stated,
+                    root: Hash::default(),
+                });
+            }
+            *stated = *seq;
+        }
         let statement = Statement {
             writer: proxy.writer.clone(),
             epoch: proxy.epoch,
@@ -307,11 +358,7 @@ impl Shop {
             origin: None,
             time: self.now,
             clock: None,
-            streams: if range.count > 0 {
-                vec![range]
-            } else {
-                Vec::new()
-            },
+            streams,
             drops: if dropped > 0 { vec![drop] } else { Vec::new() },
             calls_open: 0,
             oldest_call_start: None,
@@ -360,12 +407,14 @@ impl Shop {
                 std::mem::take(&mut self.announcements),
             ),
         ];
-        for (table, class, records) in all {
+        let class = |name| RetentionClass::parse(name).unwrap();
+        let all = all.map(|(table, name, records)| ((table, class(name)), records));
+        for ((table, class), records) in all.into_iter().chain(std::mem::take(&mut self.others)) {
             if records.is_empty() {
                 continue;
             }
             let number = self.log.next_segment() + segments.len() as u64;
-            segments.push(self.segment(table, class, &records, number));
+            segments.push(self.segment(table, &class, &records, number));
         }
         let stream = Stream::new(TableId::Entries, RetentionClass::parse(CLASS).unwrap(), 0);
         let coverage = vec![CoverageRow {
@@ -404,9 +453,14 @@ impl Shop {
         std::fs::remove_file(journal::file_path(&self.data.journal(ORIGIN), file)).unwrap();
     }
 
-    fn segment(&self, table: TableId, class: &str, records: &[Vec<u8>], number: u64) -> SegmentRef {
-        let class = RetentionClass::parse(class).unwrap();
-        let file = paths::segment(ORIGIN, table, &class, clock::wall(), number, 5);
+    fn segment(
+        &self,
+        table: TableId,
+        class: &RetentionClass,
+        records: &[Vec<u8>],
+        number: u64,
+    ) -> SegmentRef {
+        let file = paths::segment(ORIGIN, table, class, clock::wall(), number, 5);
         let meta = SegmentMeta {
             origin: ORIGIN.into(),
             segment: number,
@@ -419,7 +473,7 @@ impl Shop {
             .map(|record| SegmentRow {
                 record,
                 received_at: self.now,
-                statement: (table == TableId::Entries).then_some(0),
+                statement: (table != TableId::Statements).then_some(0),
                 delivery: Delivery::Acked,
                 attribution: Attribution::Native,
             })
@@ -429,7 +483,7 @@ impl Shop {
         let written = segment::write(&staged, &meta, &mut rows).unwrap();
         SegmentRef {
             table,
-            class,
+            class: class.clone(),
             schema_version: 1,
             count: written.count,
             first_time: written.first_time,

@@ -7,19 +7,10 @@ use counterfoil_entry::word::{Decision, Outcome, Phase};
 use counterfoil_entry::{Time, clock};
 use serde_json::{Value, json};
 
+use super::estate::ask;
 use super::shop::Shop;
 use crate::offline;
 use crate::{Books, json as rows_json};
-
-async fn ask(shop: &Shop, sql: &str) -> Value {
-    let (schema, batches) = offline::query(shop.path(), None, sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let rows = batches
-        .iter()
-        .flat_map(|batch| rows_json::rows(&schema, batch).unwrap());
-    Value::Array(rows.collect())
-}
 
 /// One of each: matched, mismatch, denied by the callee, denied by the caller, retried, unmatched
 /// halves, too young to be unmatched, and an open phase.
