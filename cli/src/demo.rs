@@ -71,12 +71,8 @@ async fn demo(args: &DemoArgs) -> Outcome {
         .map_err(Failure::configuration)?;
     held::wait_or_signal(&data, &mut signals).await?;
     let from = clock::wall();
-    let slugs: Vec<&str> = system
-        .services
-        .iter()
-        .map(|s| s.slug.as_str())
-        .chain([DRIVER])
-        .collect();
+    let services = system.services.iter().map(|s| s.slug.as_str());
+    let slugs: Vec<&str> = services.chain([DRIVER]).collect();
     let ports = Ports::choose(args.ports, &slugs)?;
     let (listeners, apps) = listen(slugs.len()).await?;
     let files = provision::provision(&data, &system, &ports, &apps, args.estate).await?;
