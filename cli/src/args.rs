@@ -148,7 +148,7 @@ pub(crate) enum RowsOutput {
     Table,
     /// One array of row objects
     Json,
-    /// Comma-separated values with a header line
+    /// Comma-separated values with a header line; NULL is an empty field, an empty text is ""
     Csv,
 }
 
