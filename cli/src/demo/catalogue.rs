@@ -179,13 +179,28 @@ mod tests {
         };
         let mut workloads: Vec<_> = ROLES
             .iter()
-            .map(|role| joining(&format!("counterfoil-{role}"), &format!("counterfoil/{role}")))
+            .map(|role| {
+                joining(
+                    &format!("counterfoil-{role}"),
+                    &format!("counterfoil/{role}"),
+                )
+            })
             .map(|role| init::workload(&role, "platform"))
             .collect();
         let mut system = System::default();
         let names = [
-            "counterfoil-query", "counterfoil-collector", "counterfoil-control", "control",
-            "collector", "driver", "Driver", "operator", "(no name)", "a b", "a/b", "\u{fc}ber",
+            "counterfoil-query",
+            "counterfoil-collector",
+            "counterfoil-control",
+            "control",
+            "collector",
+            "driver",
+            "Driver",
+            "operator",
+            "(no name)",
+            "a b",
+            "a/b",
+            "\u{fc}ber",
             "x.y",
         ];
         for name in names {
@@ -196,7 +211,11 @@ mod tests {
         let slugs = system.services.iter().map(|service| service.slug.clone());
         for (slug, port) in slugs.chain([DRIVER.to_owned()]).zip(1..) {
             let joining = joining(&slug, &format!("workload/{slug}"));
-            workloads.push(workload(&system, &joining, SocketAddr::from(([127, 0, 0, 1], port))));
+            workloads.push(workload(
+                &system,
+                &joining,
+                SocketAddr::from(([127, 0, 0, 1], port)),
+            ));
         }
         let count = workloads.len();
         let body = json!({

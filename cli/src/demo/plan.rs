@@ -370,18 +370,34 @@ mod tests {
         for name in ["ts-order-service", "a b", "a/b", "A-B"] {
             system.service(name);
         }
-        assert_eq!(slugs(&system), ["ts-order-service", "a-b", "a-b-2", "A-B-3"]);
+        assert_eq!(
+            slugs(&system),
+            ["ts-order-service", "a-b", "a-b-2", "A-B-3"]
+        );
     }
 
     #[test]
     fn a_service_named_like_one_of_the_demo_itself_is_told_apart_from_it() {
         let mut system = System::default();
-        for name in ["driver", "Driver", "counterfoil-query", "Counterfoil_Collector"] {
+        for name in [
+            "driver",
+            "Driver",
+            "counterfoil-query",
+            "Counterfoil_Collector",
+        ] {
             system.service(name);
         }
-        let expected = ["driver-2", "Driver-3", "counterfoil-query-2", "Counterfoil-Collector-2"];
+        let expected = [
+            "driver-2",
+            "Driver-3",
+            "counterfoil-query-2",
+            "Counterfoil-Collector-2",
+        ];
         assert_eq!(slugs(&system), expected);
-        assert_eq!(system.services[1].name, "Driver", "its own name stands in the books");
+        assert_eq!(
+            system.services[1].name, "Driver",
+            "its own name stands in the books"
+        );
     }
 
     #[test]

@@ -218,7 +218,11 @@ fn times(batch: &RecordBatch, name: &str) -> Result<ArrayRef, String> {
     if !(of.is_temporal() || of.is_integer() || of.is_string()) {
         return Err(wrong_type(name, "a time", column));
     }
-    let times = exactly(name, column, &DataType::Timestamp(TimeUnit::Nanosecond, None))?;
+    let times = exactly(
+        name,
+        column,
+        &DataType::Timestamp(TimeUnit::Nanosecond, None),
+    )?;
     exactly(name, &times, &DataType::Int64)
 }
 
@@ -242,7 +246,10 @@ fn texts(batch: &RecordBatch, name: &str) -> Result<ArrayRef, String> {
 
 fn wrong_type(name: &str, expected: &str, found: &ArrayRef) -> String {
     let found = found.data_type();
-    in_column(name, format_args!("expected {expected}, found the type {found}"))
+    in_column(
+        name,
+        format_args!("expected {expected}, found the type {found}"),
+    )
 }
 
 /// The column as another type. A value that does not fit is an error, not a null.
@@ -473,7 +480,10 @@ mod tests {
         ];
         for (column, text, what) in cases {
             let refused = Rows::default().add(&with(&plain(), column, words(text)));
-            assert_eq!(refused.unwrap_err(), format!("row 1, column {column}: {what}"));
+            assert_eq!(
+                refused.unwrap_err(),
+                format!("row 1, column {column}: {what}")
+            );
         }
         let taken = Rows::default().add(&with(&plain(), "endpoint", words(" GET / ")));
         assert_eq!(taken, Ok(()));
@@ -484,7 +494,10 @@ mod tests {
         let nothing: ArrayRef = Arc::new(Float64Array::from(vec![f64::NAN]));
         let refused = Rows::default().add(&with(&plain(), "client_latency_us", nothing));
         let refused = refused.unwrap_err();
-        assert!(refused.contains("client_latency_us") && !refused.contains("null"), "{refused}");
+        assert!(
+            refused.contains("client_latency_us") && !refused.contains("null"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -141,7 +141,10 @@ fn a_trace_of_very_many_calls_is_understood_as_well() {
     calls.sort_by_key(|call| (call.start, std::cmp::Reverse(call.end)));
     let parents = parents(&calls);
     let inside = |service| {
-        let of_service = calls.iter().zip(&parents).filter(move |(call, _)| call.source == service);
+        let of_service = calls
+            .iter()
+            .zip(&parents)
+            .filter(move |(call, _)| call.source == service);
         of_service.filter(|(_, parent)| parent.is_some()).count()
     };
     assert_eq!((inside(0), inside(1), inside(3)), (0, 100_000, 99_999));
