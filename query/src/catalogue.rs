@@ -144,7 +144,10 @@ impl World {
 /// `plan` with its columns in the types of schema `public`: a view may compute on raw ones.
 fn in_public_types(plan: LogicalPlan) -> Result<LogicalPlan> {
     let fields = plan.schema().fields().iter();
-    if fields.clone().all(|field| public_type(field.data_type()) == *field.data_type()) {
+    if fields
+        .clone()
+        .all(|field| public_type(field.data_type()) == *field.data_type())
+    {
         return Ok(plan);
     }
     let columns = plan.schema().columns();

@@ -367,7 +367,12 @@ mod tests {
             let controls = section
                 .lines()
                 .find_map(|line| line.strip_prefix("Controls: "));
-            assert_eq!(controls, Some(report.controls.join(", ").as_str()), "{}", report.id);
+            assert_eq!(
+                controls,
+                Some(report.controls.join(", ").as_str()),
+                "{}",
+                report.id
+            );
             let kind = format!("Kind: {}, {}.", report.kind.as_str(), report.grain);
             assert!(section.contains(&kind), "{}: {kind}", report.id);
             assert!(section.contains(report.meaning), "{}", report.id);

@@ -27,7 +27,10 @@ async fn a_call_just_inside_of_its_grant_is_no_finding_and_just_outside_is() {
     assert_eq!(estate.ask("select * from e01").await, json!([]));
     estate.call("GetCart", from.plus_ns(-1), |_| {});
     estate.call("GetCart", until, |_| {});
-    let sql = format!("{}, finding", E01.replace("finding from", "finding, grant_id, operation from"));
+    let sql = format!(
+        "{}, finding",
+        E01.replace("finding from", "finding, grant_id, operation from")
+    );
     assert_eq!(
         estate.ask(&sql).await,
         json!([
@@ -113,7 +116,12 @@ async fn the_revision_in_force_at_a_time_decides() {
         estate.put_grant(row);
     }
     estate.revoke(&reviewed, at(300));
-    for (operation, s) in [("PutCart", 99), ("GetCart", 99), ("GetCart", 199), ("GetCart", 299)] {
+    for (operation, s) in [
+        ("PutCart", 99),
+        ("GetCart", 99),
+        ("GetCart", 199),
+        ("GetCart", 299),
+    ] {
         estate.call(operation, at(s), |_| {});
     }
     assert_eq!(estate.column(E01).await, [""; 0]);
@@ -231,9 +239,16 @@ async fn approvals_that_do_not_stand_are_found() {
     grant("g-ticket", &|row| row.ticket = " ".into());
     grant("g-who", &|row| row.decided_by = None);
     grant("g-used", &|_| {});
-    grant("g-backdated", &|row| row.decided_at = Some(at.plus_ns(-DAY)));
+    grant("g-backdated", &|row| {
+        row.decided_at = Some(at.plus_ns(-DAY))
+    });
     grant("g-late", &|row| row.decided_at = Some(at.plus_ns(-S)));
-    for (id, after) in [("g-ok", 0), ("g-used", -1), ("g-backdated", -1), ("g-late", 0)] {
+    for (id, after) in [
+        ("g-ok", 0),
+        ("g-used", -1),
+        ("g-backdated", -1),
+        ("g-late", 0),
+    ] {
         estate.call("GetCart", at.plus_ns(after), |entry| {
             entry.grant_id = Some(id.into());
         });
@@ -275,11 +290,18 @@ async fn grants_that_nobody_looks_at_or_uses_are_found_after_90_days() {
     grant("g-old", ago(90, -1), None);
     grant("g-idle", ago(200, 0), Some(ago(1, 0)));
     grant("g-gone", ago(400, 0), None);
-    for (id, at) in [("g-good", ago(2, 0)), ("g-idle", ago(90, -1)), ("g-old", ago(1, 0))] {
+    for (id, at) in [
+        ("g-good", ago(2, 0)),
+        ("g-idle", ago(90, -1)),
+        ("g-old", ago(1, 0)),
+    ] {
         estate.call("GetCart", at, |entry| entry.grant_id = Some(id.into()));
     }
     let found = "select grant_id || ' ' || finding from e03";
-    assert_eq!(estate.column(found).await, ["g-idle unused", "g-old unreviewed"]);
+    assert_eq!(
+        estate.column(found).await,
+        ["g-idle unused", "g-old unreviewed"]
+    );
     let review = "select grant_id, calls, days_unused, days_unreviewed, unused, unreviewed, \
                   review_overdue from access_review";
     assert_eq!(
@@ -297,12 +319,9 @@ async fn grants_that_nobody_looks_at_or_uses_are_found_after_90_days() {
     );
     // As it was 80 days ago: what was approved, called or reviewed later is not known then.
     let then = ago(80, 0);
-    let then = format!(
-        "select grant_id, calls, unused, unreviewed from access_review(null, '{then}')"
-    );
-    let row = |id: &str, calls: i64| {
-        json!({"grant_id": id, "calls": calls, "unused": false, "unreviewed": false})
-    };
+    let then =
+        format!("select grant_id, calls, unused, unreviewed from access_review(null, '{then}')");
+    let row = |id: &str, calls: i64| json!({"grant_id": id, "calls": calls, "unused": false, "unreviewed": false});
     let rows = estate.ask(&then).await;
     assert_eq!(rows[3], row("g-just", 0));
     assert_eq!(rows[4], row("g-old", 0));
@@ -407,7 +426,10 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
 
@@ -486,7 +508,11 @@ async fn the_interval_join_equals_a_naive_evaluation() {
             }
         }
         let mut found = estate.column("select span_id from e01").await;
-        assert!(expected.len() > 50 && expected.len() < 330, "{}", expected.len());
+        assert!(
+            expected.len() > 50 && expected.len() < 330,
+            "{}",
+            expected.len()
+        );
         expected.sort();
         found.sort();
         assert_eq!(found, expected, "seed {seed}");

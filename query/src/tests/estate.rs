@@ -99,7 +99,7 @@ impl Estate {
                 method: "GET".into(),
                 route: format!("/{operation}"),
                 scopes: Vec::new(),
-                retention_class: "ops_90d".into(),
+                class: "ops_90d".into(),
                 open: open.contains(&operation),
                 recorded_at: at,
                 event_id: format!("a-{revision}"),
@@ -118,7 +118,7 @@ impl Estate {
             document_sha256: Hash([3; 32]),
             operations: 3,
             scopes: Vec::new(),
-            retention_class: "ops_90d".into(),
+            class: "ops_90d".into(),
             recorded_at: at,
             event_id: format!("a-{revision}"),
         };

@@ -230,7 +230,11 @@ async fn rotations_are_counted_by_attempt_and_by_cycle() {
       "cycles_missed": 0, "cycles_open": 0, "cycle_rate": null, "target": 0.999, "verdict": "met"});
     assert_eq!(
         estate.ask(sql).await,
-        json!([row("total", None, 1, 4), new, row("workload", Some(WEB), 0, 3)])
+        json!([
+            row("total", None, 1, 4),
+            new,
+            row("workload", Some(WEB), 0, 3)
+        ])
     );
     let until = format!("'{}'", opened.plus_ns(S));
     let sql = format!("select scope, attempts, verdict from rotation_success(null, {until})");

@@ -58,7 +58,11 @@ impl Authority {
 }
 
 /// Serves `GET /v1/health` well until it is dropped; counts the answers.
-async fn control(listener: TcpListener, identity: Identity, answered: tokio::sync::mpsc::Sender<()>) {
+async fn control(
+    listener: TcpListener,
+    identity: Identity,
+    answered: tokio::sync::mpsc::Sender<()>,
+) {
     let tls = server_config(&identity, ClientAuth::Required, &[b"http/1.1"]);
     let tls = TlsAcceptor::from(tls);
     loop {
@@ -146,7 +150,8 @@ async fn the_prober_writes_down_that_control_was_there_and_then_was_not() {
     stop.cancel();
     probing.await.unwrap();
     let rows = rows(folder.path());
-    let sum = |of: fn(&(String, u64, u64, u64, Option<String>)) -> u64| rows.iter().map(of).sum::<u64>();
+    let sum =
+        |of: fn(&(String, u64, u64, u64, Option<String>)) -> u64| rows.iter().map(of).sum::<u64>();
     assert!(sum(|row| row.2) >= 2, "{rows:?}");
     assert!(sum(|row| row.3) >= 1, "{rows:?}");
     for (stream, slots, _, failed, class) in &rows {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use counterfoil_entry::Hash;
 use counterfoil_entry::rows::GovernanceEventRow;
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::word::{Decision, Kind, Outcome};
-use counterfoil_entry::Hash;
 use serde_json::{Value, json};
 
 use super::estate::{CART, Estate, S, WEB};
@@ -211,12 +211,17 @@ async fn refused_access_is_counted_by_reason_source_and_destination() {
         peer_address: None,
     };
     // One row came twice.
-    for row in [row("v-1", "refused"), row("v-1", "refused"), row("v-2", "done")] {
+    for row in [
+        row("v-1", "refused"),
+        row("v-1", "refused"),
+        row("v-2", "done"),
+    ] {
         estate.row(TableId::GovernanceEvents, |header, out| {
             row.encode(header, out);
         });
     }
-    let sql = "select kind, reason, source, destination, operation, peer_address, attempts from e18";
+    let sql =
+        "select kind, reason, source, destination, operation, peer_address, attempts from e18";
     let call = |kind: &str, reason: &str, attempts: i64| {
         json!({"kind": kind, "reason": reason, "source": WEB, "destination": CART,
           "operation": "PutCart", "peer_address": null, "attempts": attempts})
@@ -242,7 +247,8 @@ async fn credentials_that_change_are_listed_and_those_that_nobody_issued_are_mar
     estate.token("jti-1", WEB, at);
     estate.rotation(2, "failed", |row| row.cycle = "03".into());
     let sql = "select event, count(*) as n, bool_or(finding) as finding from e19 group by event order by event";
-    let row = |event: &str, n: i64, finding: bool| json!({"event": event, "n": n, "finding": finding});
+    let row =
+        |event: &str, n: i64, finding: bool| json!({"event": event, "n": n, "finding": finding});
     let mut expected = vec![
         row("audit_key_announced", 3, false),
         row("renewal_failed", 1, false),
@@ -266,7 +272,8 @@ async fn credentials_that_change_are_listed_and_those_that_nobody_issued_are_mar
         entry.decision = Decision::Deny;
         entry.source_cert_sha256 = Some(Hash([78; 32]));
     });
-    let sql = "select event, workload, cert_sha256, how, entries from e19 where finding order by event";
+    let sql =
+        "select event, workload, cert_sha256, how, entries from e19 where finding order by event";
     assert_eq!(
         estate.ask(sql).await,
         json!([
@@ -292,7 +299,12 @@ async fn the_list_of_reports_leads_to_views_that_answer_with_their_completeness(
              and column_name = 'complete'"
         );
         assert_eq!(estate.column(&columns).await, ["complete"], "{view}");
-        for arguments in ["", "null", "null, null", "'2026-01-01T00:00:00Z', '2026-02-01T00:00:00Z'"] {
+        for arguments in [
+            "",
+            "null",
+            "null, null",
+            "'2026-01-01T00:00:00Z', '2026-02-01T00:00:00Z'",
+        ] {
             estate
                 .ask(&format!("select * from {view}({arguments})"))
                 .await;

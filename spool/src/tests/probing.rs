@@ -29,7 +29,11 @@ enum Manner {
     Hangs,
 }
 
-async fn control(authority: &Authority, name: &str, manner: Manner) -> (String, AbortOnDropHandle<()>) {
+async fn control(
+    authority: &Authority,
+    name: &str,
+    manner: Manner,
+) -> (String, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let identity = authority.identity(name);
@@ -41,15 +45,17 @@ async fn control(authority: &Authority, name: &str, manner: Manner) -> (String, 
             let Ok(stream) = tls.accept(tcp).await else {
                 continue;
             };
-            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-                assert_eq!(request.uri().path(), "/v1/health");
-                let Manner::Answers(status) = manner else {
-                    return std::future::pending().await;
-                };
-                let mut answer = Response::new(Full::new(Bytes::from_static(b"{}")));
-                *answer.status_mut() = status.try_into().unwrap();
-                Ok::<_, Infallible>(answer)
-            });
+            let service = service_fn(
+                move |request: http::Request<hyper::body::Incoming>| async move {
+                    assert_eq!(request.uri().path(), "/v1/health");
+                    let Manner::Answers(status) = manner else {
+                        return std::future::pending().await;
+                    };
+                    let mut answer = Response::new(Full::new(Bytes::from_static(b"{}")));
+                    *answer.status_mut() = status.try_into().unwrap();
+                    Ok::<_, Infallible>(answer)
+                },
+            );
             let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             drop(tokio::spawn(serving));
         }
@@ -75,7 +81,12 @@ async fn a_probe_says_what_it_met() {
     let cases = [
         (CONTROL, Manner::Answers(200), LONG, None),
         (CONTROL, Manner::Answers(503), LONG, Some("refused")),
-        (CONTROL, Manner::Hangs, Duration::from_millis(300), Some("timeout")),
+        (
+            CONTROL,
+            Manner::Hangs,
+            Duration::from_millis(300),
+            Some("timeout"),
+        ),
         (WRITER, Manner::Answers(200), LONG, Some("unreachable")),
     ];
     for (name, manner, within, expected) in cases {
