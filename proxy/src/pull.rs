@@ -27,6 +27,7 @@ use counterfoil_entry::id::Epoch;
 use counterfoil_entry::rows::{BundleAckRow, ControlHealthRow};
 use counterfoil_entry::{Hash, Time, clock, tree};
 use counterfoil_spool::join::{BundleLink, BundleQuery, FetchedBundle, JoinError};
+use counterfoil_spool::slots::Slots;
 use counterfoil_trust::bundle::BundleKeys;
 use counterfoil_trust::{Identity, SpiffeId};
 use tokio::time::sleep;
@@ -36,11 +37,9 @@ use crate::policy::PolicyCell;
 use crate::proxy::BUILD;
 use body::{Chain, Origin, Receiver, Taken};
 use pace::{Ended, Pace};
-use slots::Slots;
 
 mod body;
 mod pace;
-mod slots;
 
 /// What a pull is made of.
 #[derive(Debug, Clone)]
@@ -128,7 +127,7 @@ impl Pull {
             epoch,
             policy,
             pace: Pace::default(),
-            slots: Slots::default(),
+            slots: Slots::of_control("proxy"),
             etag: None,
             served: None,
         })
@@ -193,7 +192,8 @@ impl Pull {
             _ => Some(took),
         };
         let mut tell = |row| seen(Seen::Health(row));
-        self.slots.note(&polled, latency, &mut tell);
+        let found = polled.answer.map(|_| latency);
+        self.slots.note(polled.at, found, &mut tell);
         seen(Seen::Polled(polled));
         (answer, was_held)
     }

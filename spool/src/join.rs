@@ -52,7 +52,7 @@ impl IdentityConfig {
         SpiffeId::parse(&self.spiffe_id)
     }
 
-    fn control_id(&self) -> Result<SpiffeId, SpiffeIdError> {
+    pub(crate) fn control_id(&self) -> Result<SpiffeId, SpiffeIdError> {
         match &self.control_spiffe_id {
             Some(id) => SpiffeId::parse(id),
             None => default_control_id(&self.own_id()?),

@@ -54,18 +54,10 @@ impl HealthProbe {
     /// # Errors
     /// When an id of the configuration is malformed.
     pub fn new(identity: Identity, config: &IdentityConfig) -> Result<Self, SpiffeIdError> {
-        let control_id = match &config.control_spiffe_id {
-            Some(id) => SpiffeId::parse(id)?,
-            None => {
-                let svid = identity.current();
-                let domain = svid.spiffe_id().trust_domain();
-                SpiffeId::parse(&format!("spiffe://{domain}/counterfoil/control"))?
-            }
-        };
         Ok(Self {
             identity,
             control: config.control.clone(),
-            control_id,
+            control_id: config.control_id()?,
         })
     }
 

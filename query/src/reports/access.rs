@@ -19,6 +19,8 @@ pub(super) fn e01(frame: &Frame) -> String {
         .replace("%leeway%", &TOKEN_LEEWAY_S.to_string())
 }
 
+/// Step by step, so that each join builds on the small side: first goes what a grant explains, which
+/// is nearly all.
 const E01: &str = "
 WITH %slices%, spans AS (
   SELECT grant_id, min(from_time) AS from_time, max(until_time) AS until_time
@@ -47,34 +49,38 @@ WITH %slices%, spans AS (
   SELECT start_time, source, destination, api, operation, method, route, status, reason, grant_id,
     token_id, trace_id, span_id, writer, epoch, stream, seq, origin, segment, leaf_index
   FROM raw.entries WHERE %allowed% AND %window%
-), checked AS (
-  SELECT a.*, t.jti, t.subject, coalesce(a.source = t.subject
-      AND a.start_time >= t.valid_from - INTERVAL '%leeway% seconds'
-      AND a.start_time < t.valid_until + INTERVAL '%leeway% seconds', false) AS token_good
-  FROM tokens t RIGHT JOIN allowed a ON t.jti = a.token_id
 ), unproven AS (
+  SELECT a.* FROM slices s RIGHT ANTI JOIN allowed a
+  ON s.grant_id = a.grant_id AND s.consumer = a.source AND s.api = a.api
+    AND s.operation = a.operation AND a.reason NOT IN ('open_operation', 'token_granted')
+    AND a.start_time >= s.from_time AND a.start_time < s.allowed_until
+), closed AS (
+  SELECT u.* FROM open_operations o RIGHT ANTI JOIN unproven u
+  ON o.api = u.api AND o.operation = u.operation AND u.reason = 'open_operation'
+    AND u.start_time >= o.from_time AND (o.until_time IS NULL OR u.start_time < o.until_time)
+), checked AS (
+  SELECT c.*, t.jti, t.subject, coalesce(c.source = t.subject
+      AND c.start_time >= t.valid_from - INTERVAL '%leeway% seconds'
+      AND c.start_time < t.valid_until + INTERVAL '%leeway% seconds', false) AS token_good
+  FROM tokens t RIGHT JOIN closed c ON t.jti = c.token_id
+), found AS (
   SELECT c.* FROM slices s RIGHT ANTI JOIN checked c
   ON s.consumer = c.source AND s.api = c.api AND s.operation = c.operation
-    AND c.reason <> 'open_operation' AND c.start_time >= s.from_time
-    AND CASE WHEN c.reason = 'token_granted' THEN c.token_good AND c.start_time < s.token_until
-      ELSE s.grant_id = c.grant_id AND c.start_time < s.allowed_until END
-), found AS (
-  SELECT c.* FROM open_operations o RIGHT ANTI JOIN unproven c
-  ON o.api = c.api AND o.operation = c.operation AND c.reason = 'open_operation'
-    AND c.start_time >= o.from_time AND (o.until_time IS NULL OR c.start_time < o.until_time)
+    AND c.reason = 'token_granted' AND c.token_good
+    AND c.start_time >= s.from_time AND c.start_time < s.token_until
 )
 SELECT CASE
     WHEN f.reason = 'open_operation' THEN 'not_open'
     WHEN f.reason = 'token_granted' THEN CASE
       WHEN f.token_id IS NULL THEN 'no_token_named'
       WHEN f.jti IS NULL THEN 'token_unknown'
-      WHEN f.source IS DISTINCT FROM f.subject THEN 'token_of_another'
+      WHEN (f.source IS DISTINCT FROM f.subject) THEN 'token_of_another'
       WHEN NOT f.token_good THEN 'token_not_valid'
       ELSE 'token_without_grant' END
     WHEN f.grant_id IS NULL THEN 'no_grant_named'
     WHEN k.grant_id IS NULL THEN 'grant_unknown'
-    WHEN f.source IS DISTINCT FROM k.consumer THEN 'grant_of_another'
-    WHEN f.api IS DISTINCT FROM k.api
+    WHEN (f.source IS DISTINCT FROM k.consumer) THEN 'grant_of_another'
+    WHEN (f.api IS DISTINCT FROM k.api)
       OR NOT coalesce(array_has(k.operations, f.operation), false) THEN 'other_operation'
     WHEN k.from_time IS NULL THEN 'never_in_force'
     WHEN f.start_time < k.from_time THEN 'not_in_force_yet'

@@ -82,4 +82,4 @@ SELECT CASE WHEN i.cert_sha256 IS NULL THEN 'svid_unknown' ELSE 'svid_of_another
   u.id, i.serial, u.cert_sha256, i.spiffe_id, CAST(NULL AS VARCHAR),
   CAST(NULL AS TIMESTAMP WITH TIME ZONE), u.entries, true
 FROM issued i RIGHT JOIN used u ON i.cert_sha256 = u.cert_sha256
-WHERE i.cert_sha256 IS NULL OR i.spiffe_id IS DISTINCT FROM u.id";
+WHERE i.cert_sha256 IS NULL OR (i.spiffe_id IS DISTINCT FROM u.id)";

@@ -16,11 +16,10 @@ pub(super) const ANY: &str = "";
 const STATED_WITHIN_NS: i64 = 60 * 1_000_000_000;
 
 /// A report over nothing that was ever stated is not complete.
-pub(super) const SUMS: &str = "CAST(sum(s.due) AS BIGINT) AS due, \
-    CAST(sum(s.present) AS BIGINT) AS present, CAST(sum(s.due) - sum(s.present) AS BIGINT) AS missing, \
-    CAST(sum(s.dropped) AS BIGINT) AS dropped, CAST(sum(s.gaps_open) AS BIGINT) AS gaps_open, \
-    sum(s.due) > 0 AND sum(s.due) = sum(s.present) AND sum(s.dropped) = 0 AND sum(s.gaps_open) = 0 \
-    AS complete";
+pub(super) const SUMS: &str = "sum(s.due) AS due, sum(s.present) AS present, \
+    sum(s.due) - sum(s.present) AS missing, sum(s.dropped) AS dropped, \
+    sum(s.gaps_open) AS gaps_open, coalesce(sum(s.due) > 0 AND sum(s.due) = sum(s.present) \
+    AND sum(s.dropped) = 0 AND sum(s.gaps_open) = 0, false) AS complete";
 
 /// Whether a table's older rows still say what is so.
 const fn holds_a_state(table: TableId) -> bool {

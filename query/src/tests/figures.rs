@@ -213,7 +213,7 @@ async fn rotations_are_counted_by_attempt_and_by_cycle() {
                failed_ca_unreachable + failed_swap_failed + failed_io + failed_clock as known, \
                failed_ca_rejected + failed_csr_invalid as none, failed_other, success_rate, cycles, \
                cycles_renewed, cycles_late, cycles_missed, cycles_open, cycle_rate, target, verdict \
-               from rotation_success";
+               from rotation_success order by scope, workload";
     let row = |scope: &str, workload: Option<&str>, first: i64, good: i64| {
         let attempts = 8 + first;
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
@@ -236,6 +236,10 @@ async fn rotations_are_counted_by_attempt_and_by_cycle() {
             row("workload", Some(WEB), 0, 3)
         ])
     );
+    let one = "select workload from rotation_success where scope = 'workload' and attempts > 1";
+    assert_eq!(estate.column(one).await, [WEB]);
+    let scopes = "select scope from rotation_success where scope <> 'total'";
+    assert_eq!(estate.column(scopes).await, ["workload", "workload"]);
     let until = format!("'{}'", opened.plus_ns(S));
     let sql = format!("select scope, attempts, verdict from rotation_success(null, {until})");
     assert_eq!(

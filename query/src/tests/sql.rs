@@ -314,6 +314,9 @@ async fn the_overhead_is_insufficient_below_437_calls_and_exact_above() {
             "overhead_p99_ns": 300_000, "own_p50_ns": 300_000, "own_p99_ns": 300_000,
             "verdict": "met"}])
     );
+    let services = "select destination, n from latency_overhead where scope = 'destination'";
+    let expected = json!([{"destination": "cart", "n": 500}]);
+    assert_eq!(ask(&shop, services).await, expected);
     let until = Time::from_ns(0);
     let sql = format!("select n from latency_overhead(null, '{until}') where scope = 'mesh'");
     assert_eq!(ask(&shop, &sql).await, json!([{"n": 0}]));

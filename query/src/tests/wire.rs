@@ -800,3 +800,45 @@ async fn the_role_serves_without_control_or_collector_and_stops_when_told() {
     stop.cancel();
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_and_views_of_grants_answer_psql() {
+    let mut estate = super::estate::Estate::clean();
+    let at = estate.opened.plus_ns(60_000_000_000);
+    estate.call("GetCart", at, |entry| entry.grant_id = None);
+    let served = serve(&estate.shop).await;
+    for (sql, expected) in [
+        (
+            "select id, view, kind from reports where id = 'E01'",
+            "E01|e01|finding",
+        ),
+        (
+            "select finding, operation, complete from e01",
+            "no_grant_named|GetCart|f",
+        ),
+        ("select count(*) from e01() where start_time < now()", "1"),
+        (
+            "select grant_id, operation, in_force from grants_in_force order by operation limit 1",
+            "g-1|GetCart|t",
+        ),
+        (
+            "select slots, availability, verdict from mesh_availability",
+            "12|1.0|met",
+        ),
+        (
+            "select attempts, success_rate, verdict from rotation_success where scope = 'total'",
+            "1|1.0|met",
+        ),
+        (
+            "select id, rows, verdict from report_summary where kind = 'finding' and rows > 0",
+            "E01|1|findings",
+        ),
+        (
+            "select name from access_review as r join reports on true where r.unused limit 1",
+            "",
+        ),
+    ] {
+        let (out, err) = served.psql(sql).await;
+        assert_eq!((out.as_str(), err.as_str()), (expected, ""), "{sql}");
+    }
+}

@@ -83,8 +83,7 @@ SELECT h.grant_id, l.consumer, l.consumer_app, l.api, h.operation, h.from_time A
   h.until_time AS in_force_until, h.in_force, l.revision, l.state, l.purpose, l.ticket,
   l.requested_by, l.requested_at, l.decided_by, l.decided_at, l.not_before, l.expires,
   l.reviewed_by, l.reviewed_at, l.review_due_at, l.revoked_by, l.revoked_at, l.owner_team
-FROM held h JOIN latest l ON h.grant_id = l.grant_id
-ORDER BY h.grant_id, h.operation";
+FROM held h JOIN latest l ON h.grant_id = l.grant_id";
 
 /// One row per grant that is in force at the window's end, or now: when it was used last, and when
 /// somebody looked at it last.
@@ -132,8 +131,7 @@ SELECT grant_id, consumer, consumer_app, api, as_text(operations) AS operations,
   calls, last_used_at, unused_ns / 86400000000000 AS days_unused, unused_ns > %review_ns% AS unused,
   reviewed_by, reviewed_at, review_due_at, coalesce(review_due_at <= %at%, false) AS review_overdue,
   unreviewed_ns / 86400000000000 AS days_unreviewed, unreviewed_ns > %review_ns% AS unreviewed
-FROM reviewed
-ORDER BY grant_id";
+FROM reviewed";
 
 /// What followed each revocation, one row per revoked grant and process of the callee's proxy that
 /// held it, or allowed a call under it all the same. `%revoked%` chooses by `revoked_at`, `%calls%`
@@ -241,8 +239,7 @@ SELECT grant_id, consumer, api, as_text(operations) AS operations, revoked_by, r
   writer AS proxy, epoch, published_at, enforced_at,
   (CAST(enforced_at AS BIGINT) - CAST(exposed_from AS BIGINT)) / 1000000.0 AS delay_ms,
   calls AS calls_after, first_call_at, last_call_at
-FROM aftermath WHERE {}
-ORDER BY revoked_at, grant_id, writer, epoch",
+FROM aftermath WHERE {}",
         aftermath("true"),
         frame.holds("revoked_at")
     )

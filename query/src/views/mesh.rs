@@ -72,7 +72,7 @@ SELECT arrow_cast(slot * {SLOT_NS}, 'Timestamp(Nanosecond, Some(\"UTC\"))') AS s
   prober_up, proxies, proxies_up, up,
   CASE WHEN up THEN 'up' WHEN prober_up IS NULL AND proxies_good THEN 'unprobed' ELSE 'down' END
     AS state
-FROM judged ORDER BY slot",
+FROM judged",
         slots(frame)
     )
 }
@@ -233,24 +233,28 @@ SELECT scope, workload, attempts, attempts_first, successes, attempts - successe
   CAST(0.999 AS DOUBLE) AS target,
   CASE WHEN attempts = 0 THEN 'insufficient' WHEN successes * 1000 > attempts * 999 THEN 'met'
     ELSE 'missed' END AS verdict
-FROM counted a
-ORDER BY scope, workload";
+FROM counted a";
 
-/// The rows of one scope: attempts and cycles are counted apart and added up, so that a scope
-/// without cycles keeps its row.
+/// The counts of one scope: attempts and cycles are counted apart and added up, so that a scope
+/// without cycles keeps its row. The scope's name comes from a table of one row: were it a constant
+/// beside a count without groups, a filter on it would be pushed below the count.
 const SCOPE: &str = "
-  SELECT '%scope%' AS scope, %workload% AS workload, count(good) AS attempts,
-    count(CASE WHEN is_first THEN 1 END) AS attempts_first, count(CASE WHEN good THEN 1 END) AS successes,
-    %classes%
-    count(CASE WHEN NOT good AND coalesce(error_class, '') NOT IN (%known%) THEN 1 END) AS failed_other,
-    count(CASE WHEN state = 'renewed' THEN 1 END) AS renewed,
-    count(CASE WHEN state = 'late' THEN 1 END) AS late,
-    count(CASE WHEN state = 'missed' THEN 1 END) AS missed,
-    count(CASE WHEN state = 'open' THEN 1 END) AS open
-  FROM (
-    SELECT workload, good, is_first, CASE WHEN NOT good THEN error_class END AS error_class,
-      CAST(NULL AS VARCHAR) AS state FROM attempts
-    UNION ALL
-    SELECT workload, CAST(NULL AS BOOLEAN), CAST(NULL AS BOOLEAN), CAST(NULL AS VARCHAR), state
-    FROM cycles
-  ) %group%";
+  SELECT v.scope, c.* FROM (VALUES ('%scope%')) AS v(scope) CROSS JOIN (
+    SELECT %workload% AS workload, count(good) AS attempts,
+      count(CASE WHEN is_first THEN 1 END) AS attempts_first,
+      count(CASE WHEN good THEN 1 END) AS successes,
+      %classes%
+      count(CASE WHEN NOT good AND coalesce(error_class, '') NOT IN (%known%) THEN 1 END)
+        AS failed_other,
+      count(CASE WHEN state = 'renewed' THEN 1 END) AS renewed,
+      count(CASE WHEN state = 'late' THEN 1 END) AS late,
+      count(CASE WHEN state = 'missed' THEN 1 END) AS missed,
+      count(CASE WHEN state = 'open' THEN 1 END) AS open
+    FROM (
+      SELECT workload, good, is_first, CASE WHEN NOT good THEN error_class END AS error_class,
+        CAST(NULL AS VARCHAR) AS state FROM attempts
+      UNION ALL
+      SELECT workload, CAST(NULL AS BOOLEAN), CAST(NULL AS BOOLEAN), CAST(NULL AS VARCHAR), state
+      FROM cycles
+    ) %group%
+  ) c";
