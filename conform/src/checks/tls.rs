@@ -238,7 +238,7 @@ pub(super) async fn impostor(rig: &Rig) -> Result<Cases, Stop> {
 }
 
 /// Life of the certificate whose session is resumed after it (s).
-const SHORT_LIFE_S: i64 = 3;
+const SHORT_LIFE_S: i64 = 5;
 
 pub(super) async fn resumption(rig: &Rig) -> Result<Cases, Stop> {
     let shown = rig

@@ -365,6 +365,7 @@ pub(super) async fn revoked(rig: &Rig) -> Result<Cases, Stop> {
 pub(super) async fn leeway(rig: &Rig) -> Result<Cases, Stop> {
     /// Room for the call itself (s).
     const ROOM_S: i64 = 2;
+    const INSIDE_TRIES: usize = 3;
     let holder = Holder::of(rig)?;
     let none = || Stop::skip("the profile promises no leeway_s");
     let leeway_s = holder.tokens.leeway_s.ok_or_else(none)?;
@@ -385,10 +386,18 @@ pub(super) async fn leeway(rig: &Rig) -> Result<Cases, Stop> {
         holder.good().claim("nbf", from.clone()).claim("iat", from)
     };
     let mut cases = Cases::default();
-    let inside = holder.tokens.sign(&expired(leeway_s - ROOM_S))?;
-    holder
-        .taken(&mut cases, "expired within the leeway", &inside)
-        .await?;
+    let mut judged = (false, String::new());
+    for _try in 0..INSIDE_TRIES {
+        let probe = Probe::new();
+        let inside = holder.tokens.sign(&expired(leeway_s - ROOM_S))?;
+        let said = holder.show(&probe, &inside).await?;
+        judged = rig.served(&probe, &said).await;
+        // a busy machine can take longer than the room for one call
+        if judged.0 {
+            break;
+        }
+    }
+    cases.judge("expired within the leeway", judged);
     let beyond = holder.tokens.sign(&expired(leeway_s + ROOM_S))?;
     holder
         .denied(&mut cases, "expired before the leeway", &beyond)
