@@ -1,6 +1,7 @@
 //! The PostgreSQL wire: one connection's life from its start to its last statement.
 
 mod answer;
+mod bound;
 mod login;
 mod session;
 

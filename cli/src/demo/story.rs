@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     app::Stage,
     forbidden::not_granted,
-    plan::Caller,
+    plan::{Caller, ENTRY},
     provision::{APPROVER, Provisioned, REQUESTER},
 };
 use crate::{
@@ -38,14 +38,21 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// Nothing when every caller may call everything.
+    /// Nothing when there is no call to tell it of.
     pub(crate) fn new(
         files: &Provisioned,
         stage: &Arc<Stage>,
         console: &Arc<Console>,
     ) -> Option<Self> {
+        // Recorded operations are called as they were recorded, and no more often.
+        let is_entry = |operation: usize| {
+            let operation = stage.system.operations.get(operation);
+            operation.is_some_and(|operation| operation.endpoint == ENTRY)
+        };
         // The first one is that of the calls that must stay denied.
-        let (caller, operation) = not_granted(&stage.system).nth(1)?;
+        let (caller, operation) = not_granted(&stage.system)
+            .skip(1)
+            .find(|(_, operation)| is_entry(*operation))?;
         Some(Self {
             stage: Arc::clone(stage),
             console: Arc::clone(console),

@@ -4,14 +4,12 @@ use std::fmt;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow_pg::datatypes::df::deserialize_parameters;
 use arrow_pg::datatypes::{arrow_schema_to_pg_fields, encode_recordbatch, into_pg_type};
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::metadata::ScalarAndMetadata;
-use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::common::ParamValues;
 use datafusion::logical_expr::LogicalPlan;
 use futures::stream::{self, BoxStream};
 use futures::{Sink, SinkExt, StreamExt};
@@ -32,6 +30,7 @@ use pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
 use pgwire::messages::simplequery::Query;
 use tokio_util::sync::CancellationToken;
 
+use super::bound::bound;
 use super::session::Session;
 use crate::engine::{Engine, Question, Rows, named};
 use crate::error::{INTERNAL, SqlError};
@@ -443,44 +442,6 @@ impl QueryParser for Conversation {
     }
 }
 
-/// The values of `$1`, `$2`, .. in order. One whose type nobody told is text.
-fn bound(
-    portal: &Portal<Prepared>,
-    types: &[Option<&DataType>],
-) -> PgWireResult<Vec<ScalarAndMetadata>> {
-    let told = |place: usize| {
-        let hint = portal.statement.parameter_types.get(place).cloned();
-        hint.flatten().filter(|hint| *hint != Type::UNKNOWN)
-    };
-    let untold: Vec<bool> = (0..portal.parameter_len())
-        .map(|place| told(place).is_none() && types.get(place).copied().flatten().is_none())
-        .collect();
-    let mut values = Vec::with_capacity(untold.len());
-    // The decoder leaves out a null of a type that it does not know, which would move those behind it.
-    let known = deserialize_parameters(portal, types)?;
-    let mut known = match known {
-        ParamValues::List(list) => list.into_iter(),
-        ParamValues::Map(_) => Vec::new().into_iter(),
-    };
-    for (place, is_untold) in untold.into_iter().enumerate() {
-        let is_null = portal.parameters.get(place).is_some_and(Option::is_none);
-        if !is_untold {
-            values.extend(known.next());
-        } else if is_null {
-            values.push(ScalarValue::Utf8(None).into());
-        } else {
-            // It would take a text that begins with a brace for a list.
-            let _as_guessed = known.next();
-            values.push(ScalarValue::Utf8(portal.parameter::<String>(place, &Type::TEXT)?).into());
-        }
-    }
-    if values.len() != portal.parameter_len() {
-        let text = "a parameter is null and of a type that is not known here: cast it to text";
-        return Err(wire(SqlError::new("42P18", text)));
-    }
-    Ok(values)
-}
-
 /// Types of `$1`, `$2`, .. as far as the plan tells.
 fn parameters_of(plan: &LogicalPlan) -> Vec<Option<DataType>> {
     let Ok(types) = plan.get_parameter_types() else {
@@ -596,6 +557,6 @@ fn info(error: SqlError) -> ErrorInfo {
     info
 }
 
-fn wire(error: SqlError) -> PgWireError {
+pub(super) fn wire(error: SqlError) -> PgWireError {
     PgWireError::UserError(Box::new(info(error)))
 }
