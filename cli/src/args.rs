@@ -120,19 +120,14 @@ pub(crate) enum PortChoice {
     after_help = "Examples:\n  PGPASSWORD=... counterfoil sql --url http://auditor@127.0.0.1:15480 \"select * from sla\"\n  \
                         PGPASSWORD=... counterfoil sql --user auditor \"select count(*) from entries\"\n  \
                         counterfoil sql --data-dir counterfoil-data -o json \"select * from calls limit 3\"\n\n\
-                        Environment: COUNTERFOIL_URL and COUNTERFOIL_USER stand for --url and --user when these are not given; PGPASSWORD is\n\
-                        the password of a URL without one. RUST_LOG chooses what is logged to stderr (default: warn)"
+                        Environment: COUNTERFOIL_URL and COUNTERFOIL_USER stand for --url and --user when these are not given; with\n\
+                        --data-dir nobody is asked, and they count for nothing. PGPASSWORD is the password of a URL without one. RUST_LOG chooses what is logged to stderr (default: warn)"
 )]
 pub(crate) struct SqlArgs {
     /// The running server, with the user; better give the password as PGPASSWORD, for arguments are seen by others
-    #[arg(
-        long,
-        env = "COUNTERFOIL_URL",
-        hide_env_values = true,
-        default_value = "http://127.0.0.1:15480",
-        conflicts_with = "data_dir"
-    )]
-    pub(crate) url: String,
+    /// [default: http://127.0.0.1:15480, or COUNTERFOIL_URL]
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) url: Option<String>,
     /// Read this data directory with nothing running; no query log is written then
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -153,7 +148,7 @@ pub(crate) enum RowsOutput {
     Table,
     /// One array of row objects
     Json,
-    /// Comma-separated values with a header line
+    /// Comma-separated values with a header line; NULL is an empty field, an empty text is ""
     Csv,
 }
 

@@ -64,19 +64,15 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
 
 async fn demo(args: &DemoArgs) -> Outcome {
     let mut signals = Signals::new()?;
-    let (system, mut traces) = open_traces(args)?;
+    let (system, mut traces) = open_traces_or_signal(args, &mut signals).await?;
     let program = binary::proxy().await?;
     let (data, _lock) = open_when_free(&args.data_dir)
         .await
         .map_err(Failure::configuration)?;
     held::wait_or_signal(&data, &mut signals).await?;
     let from = clock::wall();
-    let slugs: Vec<&str> = system
-        .services
-        .iter()
-        .map(|s| s.slug.as_str())
-        .chain([DRIVER])
-        .collect();
+    let services = system.services.iter().map(|s| s.slug.as_str());
+    let slugs: Vec<&str> = services.chain([DRIVER]).collect();
     let ports = Ports::choose(args.ports, &slugs)?;
     let (listeners, apps) = listen(slugs.len()).await?;
     let files = provision::provision(&data, &system, &ports, &apps, args.estate).await?;
@@ -290,9 +286,27 @@ impl Run<'_> {
     }
 }
 
+/// The shop, or the recorded traces of a file; reading a large one must not keep the demo from ending at a signal.
+async fn open_traces_or_signal(
+    args: &DemoArgs,
+    signals: &mut Signals,
+) -> anyhow::Result<(System, Traces)> {
+    let file = args.replay.clone();
+    let (send, opened) = tokio::sync::oneshot::channel();
+    // A thread of the runtime would be waited for.
+    std::thread::Builder::new()
+        .name("traces".to_owned())
+        .spawn(move || drop(send.send(open_traces(file.as_deref()))))
+        .context("starting a thread")?;
+    tokio::select! {
+        opened = opened => opened.context("the thread that reads traces is gone")?,
+        () = signals.next() => bail!("stopped before anything was started"),
+    }
+}
+
 /// The shop, or the recorded traces of a file.
-fn open_traces(args: &DemoArgs) -> anyhow::Result<(System, Traces)> {
-    let Some(file) = &args.replay else {
+fn open_traces(replay: Option<&Path>) -> anyhow::Result<(System, Traces)> {
+    let Some(file) = replay else {
         let (system, shop) = shop::Shop::open(rand::random());
         line(format_args!(
             "generating calls of a shop of {} services",

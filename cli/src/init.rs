@@ -34,6 +34,7 @@ pub(crate) fn run(args: &InitArgs) -> Outcome {
     let auditor = site.renew_auditor()?;
     let admin = people::add(site.root(), ADMIN, &[], true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .context("starting the runtime")?;
     runtime.block_on(seed(&site, Vec::new()))?;

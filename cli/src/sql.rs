@@ -28,10 +28,15 @@ pub(crate) fn run(args: &SqlArgs) -> Outcome {
             let books = offline::Offline::open(directory)?;
             return books.ask(&args.sql).await.map_err(Failure::from);
         }
+        let url = args
+            .url
+            .clone()
+            .or_else(|| std::env::var("COUNTERFOIL_URL").ok());
+        let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{}", remote::PORT));
         let password = std::env::var("PGPASSWORD").ok();
         let user = args.user.as_deref();
-        let server = Server::parse(&args.url, remote::PORT, user, password.as_deref())
-            .map_err(Failure::usage)?;
+        let server =
+            Server::parse(&url, remote::PORT, user, password.as_deref()).map_err(Failure::usage)?;
         if server.encrypted {
             let error = anyhow!("query has no TLS: the URL must begin with http://");
             return Err(Failure::usage(error));

@@ -411,6 +411,16 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_lists_every_check() {
+        let page = include_str!("../../docs/conformance.md");
+        for check in ALL {
+            let severity = check.severity.as_str();
+            let line = format!("| {} | {severity} | {} |", check.id, check.title);
+            assert!(page.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
     fn groups_and_ids_select() {
         let ids = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();

@@ -282,10 +282,10 @@ mod tests {
         let (mut open, mut seen) = (Vec::new(), Vec::new());
         let mut rest = body;
         while let Some(at) = rest.find('<') {
-            plain(&rest[..at]);
-            let end = rest.find('>').unwrap();
-            let tag = &rest[at + 1..end];
-            rest = &rest[end + 1..];
+            let (before, from) = rest.split_at(at);
+            plain(before);
+            let (tag, after) = from.strip_prefix('<').unwrap().split_once('>').unwrap();
+            rest = after;
             if let Some(name) = tag.strip_prefix('/') {
                 assert_eq!(open.pop().as_deref(), Some(name));
                 continue;

@@ -161,22 +161,6 @@ impl World {
         ];
         let collector = site.collector(collector_address)?;
         let rig = Rig {
-            name: "self".to_owned(),
-            target: Target {
-                address: callee_ports.inbound.to_string(),
-                spiffe_id: SpiffeId::parse(CALLEE)?,
-                host: "callee".to_owned(),
-            },
-            material: Material {
-                spiffe_id: SpiffeId::parse(CALLER)?,
-                roots: TrustRoots::from_pem(ca.pem())?,
-                source: Source::Ca(Box::new(Ca::read(ca.pem(), &ca.key_pem())?)),
-            },
-            app: Some(app),
-            calls,
-            books: Some(Books::Spools(vec![root.join("spool")])),
-            logs: proxies.iter().map(|node| node.log.clone()).collect(),
-            tokens: Some(Tokens::new(&signer.to_pem(), terms())?),
             outbound: Some(Outbound {
                 address: caller_ports.outbound.to_string(),
                 host: "callee".to_owned(),
@@ -185,7 +169,10 @@ impl World {
                     listener: impostor,
                 }),
             }),
-            receiver: None,
+            books: Some(Books::Spools(vec![root.join("spool")])),
+            logs: proxies.iter().map(|node| node.log.clone()).collect(),
+            tokens: Some(Tokens::new(&signer.to_pem(), terms())?),
+            ..rig(&ca, callee_ports.inbound, app, calls)?
         };
         Ok(Self {
             rig,
@@ -386,6 +373,30 @@ fn terms() -> Terms {
         revoked: Some(rights::REVOKED.to_owned()),
         leeway_s: Some(5),
     }
+}
+
+/// A rig with what every target has.
+fn rig(ca: &Ca, target: SocketAddr, app: App, calls: Calls) -> Result<Rig, WorldError> {
+    Ok(Rig {
+        name: "self".to_owned(),
+        target: Target {
+            address: target.to_string(),
+            spiffe_id: SpiffeId::parse(CALLEE)?,
+            host: "callee".to_owned(),
+        },
+        material: Material {
+            spiffe_id: SpiffeId::parse(CALLER)?,
+            roots: TrustRoots::from_pem(ca.pem())?,
+            source: Source::Ca(Box::new(Ca::read(ca.pem(), &ca.key_pem())?)),
+        },
+        app: Some(app),
+        calls,
+        books: None,
+        logs: Vec::new(),
+        tokens: None,
+        outbound: None,
+        receiver: None,
+    })
 }
 
 /// What the configurations are made from.

@@ -268,7 +268,8 @@ async fn listen_for_people(
         .people_cert_file
         .as_deref()
         .zip(config.people_key_file.as_deref());
-    Listening::bind(config.people_listen, tls, Login::new(people)).await
+    let file = config.people_file.clone().unwrap_or_default();
+    Listening::bind(config.people_listen, tls, Login::new(people, file)).await
 }
 
 /// Opens the desk, brings the books up to what commands recorded meanwhile, and publishes.

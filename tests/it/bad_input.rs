@@ -139,6 +139,30 @@ fn a_failing_question_tells_its_state_and_place() {
 }
 
 #[test]
+fn a_server_named_in_the_environment_does_not_stand_against_a_data_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("format"), "counterfoil-data 1\n").unwrap();
+    let data = folder.path().to_str().unwrap();
+    let ask = |args: &[&str]| {
+        Command::new(binary("counterfoil"))
+            .env("COUNTERFOIL_URL", "http://127.0.0.1:1")
+            .args(["sql", "-o", "csv"])
+            .args(args)
+            .arg("select 1 as one")
+            .output()
+            .unwrap()
+    };
+    let output = ask(&["--data-dir", data]);
+    assert_eq!(text(&output.stdout), "one\n1\n", "{}", said(&output));
+    // Without a directory it stands for the option.
+    let output = ask(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("127.0.0.1:1"), "{}", said(&output));
+    let output = ask(&["--data-dir", data, "--url", "http://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
+#[test]
 fn wrong_use_ends_with_2() {
     for command in [
         &["verify"][..],

@@ -33,7 +33,7 @@ fn the_proxy_links_no_column_engine() {
 
 #[test]
 fn each_crate_uses_only_what_it_may() {
-    let allowed: [(&str, &[&str]); 10] = [
+    let allowed: [(&str, &[&str]); 11] = [
         ("entry", &[]),
         ("estate", &["entry"]),
         ("ledger", &["entry"]),

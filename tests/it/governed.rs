@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -45,10 +45,9 @@ impl Bank {
             control: None,
         };
         let data = bank.path("data");
-        bank.well("", &["init", &data, "--trust-domain", "bank.test"]);
+        std::fs::create_dir(&data).unwrap();
         let person = |name: &str, rest: &str| {
-            let made = bank.command(name, &["verifier"]).output().unwrap();
-            let verifier = text(&made.stdout);
+            let verifier = bank.well(name, "verifier");
             format!(
                 "[[person]]\nname = \"{name}\"\nverifier = \"{}\"\n{rest}\n",
                 verifier.trim()
@@ -62,9 +61,8 @@ impl Bank {
         ];
         std::fs::write(bank.path("people.toml"), people.concat()).unwrap();
         let config = format!(
-            "trust_domain = \"bank.test\"\ndata_dir = \"{data}\"\nlisten = \"127.0.0.1:{}\"\n\
+            "trust_domain = \"bank.test\"\ndata_dir = \"{data}\"\nlisten = \"127.0.0.1:0\"\n\
              people_listen = \"127.0.0.1:{}\"\npeople_file = \"{}\"\ncollector = \"127.0.0.1:9\"\nspool_dir = \"{}\"\n",
-            free_port(),
             bank.port,
             bank.path("people.toml"),
             bank.path("spool"),
@@ -103,52 +101,78 @@ impl Bank {
         self.folder.path().join(below)
     }
 
-    /// A command of that person, whose password is the name.
-    fn command(&self, person: &str, words: &[&str]) -> Command {
+    /// A command of that person, whose password is the name. In `words` a tilde is a blank inside a word.
+    fn command(&self, person: &str, words: &str) -> Command {
+        let url = format!("http://127.0.0.1:{}", self.port);
         let mut command = Command::new(binary("counterfoil"));
         command
-            .args(words)
+            .args(words.split_whitespace().map(|word| word.replace('~', " ")))
             .env("PGPASSWORD", person)
             .env("COUNTERFOIL_USER", person)
-            .env(
-                "COUNTERFOIL_CONTROL_URL",
-                format!("http://127.0.0.1:{}", self.port),
-            )
+            .env("COUNTERFOIL_CONTROL_URL", url)
+            .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command
     }
 
-    fn run(&self, person: &str, words: &[&str]) -> Output {
-        self.command(person, words).output().unwrap()
-    }
-
     /// What is said on stdout by a command that must end well.
-    fn well(&self, person: &str, words: &[&str]) -> String {
-        let output = self.run(person, words);
-        assert!(
-            output.status.success(),
-            "{words:?}: {}",
-            text(&output.stderr)
-        );
+    fn well(&self, person: &str, words: &str) -> String {
+        let output = self.command(person, words).output().unwrap();
+        assert!(output.status.success(), "{words}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn json(&self, person: &str, words: &[&str]) -> Value {
-        let said = self.well(person, &[words, &["-o", "json"]].concat());
-        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{words:?}: {error}: {said}"))
+    fn json(&self, person: &str, words: &str) -> Value {
+        let said = self.well(person, &format!("{words} -o json"));
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{words}: {error}: {said}"))
     }
 
     /// What is said on stderr by a command that must fail.
-    fn refused(&self, person: &str, words: &[&str]) -> String {
-        let output = self.run(person, words);
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{words:?}: {}",
-            text(&output.stdout)
-        );
-        text(&output.stderr)
+    fn refused(&self, person: &str, words: &str) -> String {
+        let output = self.command(person, words).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words}: {said}");
+        said
     }
+
+    /// Registers two workloads, each with a token in a file.
+    fn register(&self) {
+        for name in ["payments", "shop"] {
+            let said = self.well(
+                "ada",
+                &format!(
+                    "workload add spiffe://bank.test/workload/{name} --team {name} \
+                     --address 127.0.0.1:9 --token-file {name}.token"
+                ),
+            );
+            let token = self.file(&format!("{name}.token"));
+            let kept = std::fs::read_to_string(&token).unwrap();
+            assert!(kept.len() >= 32 && !said.contains(&kept), "{said}");
+            assert_eq!(mode(&token), 0o600);
+        }
+        let listed = self.json("ines", "workload list");
+        assert_eq!(listed.as_array().unwrap().len(), 2);
+    }
+
+    /// Imports the API, beside a document that is refused.
+    fn publish(&self) {
+        std::fs::write(self.file("payments.yaml"), DOCUMENT).unwrap();
+        let bad = DOCUMENT.replace("post:", "post: 7\n    port:");
+        std::fs::write(self.file("bad.yaml"), bad).unwrap();
+        let said = self.refused(
+            "ada",
+            "api import bad.yaml payments.yaml --owner-team payments --server payments",
+        );
+        assert!(said.contains("refused: bad.yaml:10: "), "{said}");
+        assert!(said.contains("1 of 2 documents imported"), "{said}");
+        let apis = self.json("ines", "api list");
+        assert_eq!(apis[0]["api"], "payments");
+        assert_eq!(apis[0]["operations"], 2);
+    }
+}
+
+fn id_of(granted: &Value) -> String {
+    granted[0]["grant_id"].as_str().unwrap().to_owned()
 }
 
 impl Drop for Bank {
@@ -167,163 +191,79 @@ fn mode(file: &Path) -> u32 {
     file.metadata().unwrap().permissions().mode() & 0o777
 }
 
+const EXPLAIN: &str = "policy explain --as shop --call POST~/payments --to payments";
+const REQUEST: &str = "grant request --consumer shop --api payments --operation createPayment \
+                       --purpose pays~orders --ticket CHG-1 --expires 90d";
+
 #[test]
 fn from_nothing_to_a_grant_in_force_and_back() {
     let bank = Bank::open();
-    for (name, team) in [("payments", "payments"), ("shop", "shop")] {
-        let id = format!("spiffe://bank.test/workload/{name}");
-        let token = bank.path(&format!("{name}.token"));
-        let words = [
-            "workload",
-            "add",
-            &id,
-            "--team",
-            team,
-            "--address",
-            "127.0.0.1:9",
-            "--token-file",
-            &token,
-        ];
-        let said = bank.well("ada", &words);
-        let kept = std::fs::read_to_string(&token).unwrap();
-        assert!(kept.len() >= 32 && !said.contains(&kept), "{said}");
-        assert_eq!(mode(Path::new(&token)), 0o600);
-    }
-    std::fs::write(bank.file("payments.yaml"), DOCUMENT).unwrap();
-    std::fs::write(
-        bank.file("bad.yaml"),
-        DOCUMENT.replace("post:", "post: 7\n    port:"),
-    )
-    .unwrap();
-    let (good, bad) = (bank.path("payments.yaml"), bank.path("bad.yaml"));
-    let import = [
-        "api",
-        "import",
-        &bad,
-        &good,
-        "--owner-team",
-        "payments",
-        "--server",
-        "payments",
-    ];
-    let said = bank.refused("ada", &import);
-    assert!(
-        said.contains("bad.yaml:10") && said.contains("1 of 2 documents imported"),
-        "{said}"
-    );
-    let apis = bank.json("ines", &["api", "list"]);
-    assert_eq!(apis[0]["api"], "payments");
-    assert_eq!(apis[0]["operations"], 2);
+    bank.register();
+    bank.publish();
+    let before = bank.json("ines", EXPLAIN);
+    assert_eq!(before["decision"], "deny");
+    assert_eq!(before["reason"], "grant_none");
 
-    let explain = [
-        "policy",
-        "explain",
-        "--as",
-        "shop",
-        "--call",
-        "POST /payments",
-        "--to",
-        "payments",
-    ];
-    let before = bank.json("ines", &explain);
-    assert_eq!(
-        (&before["decision"], &before["reason"]),
-        (&"deny".into(), &"grant_none".into())
-    );
-    let request = [
-        "grant",
-        "request",
-        "--consumer",
-        "shop",
-        "--api",
-        "payments",
-        "--operation",
-        "createPayment",
-        "--purpose",
-        "pays orders",
-        "--ticket",
-        "CHG-1",
-        "--expires",
-        "90d",
-    ];
-    let id = bank.json("ines", &request)[0]["grant_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let said = bank.well("ines", &explain);
-    assert!(
-        said.contains("deny: grant_none") && said.contains(&id),
-        "{said}"
-    );
-    let said = bank.refused("ines", &["grant", "approve", &id]);
-    assert!(
-        said.contains("reason four_eyes") || said.contains("reason not_owner"),
-        "{said}"
-    );
-    let own = bank.json("pia", &[&request[..], &["--not-before", "1d"]].concat());
-    let own = own[0]["grant_id"].as_str().unwrap().to_owned();
-    let said = bank.refused("pia", &["grant", "approve", &own, &id]);
-    assert!(
-        said.contains(&format!("refused: {own}")) && said.contains("four_eyes"),
-        "{said}"
-    );
-    let approved = bank.json(
-        "paul",
-        &["grant", "list", "--state", "approved", "--consumer", "shop"],
-    );
-    assert_eq!(approved[0]["grant_id"], id.as_str());
-    assert_eq!(approved[0]["decided_by"], "pia");
-    assert!(bank.well("ines", &explain).starts_with("allow: granted"));
+    let id = id_of(&bank.json("ines", REQUEST));
+    let said = bank.well("ines", EXPLAIN);
+    assert!(said.starts_with("deny: grant_none"), "{said}");
+    assert!(said.contains(&id), "the nearest grant: {said}");
+    bank.well("pia", &format!("grant approve {id} --comment as~agreed"));
+    let said = bank.well("ines", EXPLAIN);
+    assert!(said.starts_with("allow: granted"), "{said}");
 
-    bank.well(
-        "paul",
-        &["grant", "review", &id, "--comment", "still needed"],
+    bank.well("paul", &format!("grant review {id} --comment needed"));
+    bank.well("paul", &format!("grant revoke {id} --ticket INC-1"));
+    let said = bank.well("ines", EXPLAIN);
+    assert!(said.starts_with("deny: grant_none"), "{said}");
+    let shown = bank.json("ines", &format!("grant show {id}"));
+    assert_eq!(shown["state"], "revoked");
+    assert_eq!(shown["decided_by"], "pia");
+    assert_eq!(shown["revoked_by"], "paul");
+    bank.well("pia", "api retire payments");
+    let shown = bank.json("ines", "api show payments");
+    assert_eq!(shown["status"], "retired");
+}
+
+#[test]
+fn nobody_approves_what_he_asked_for_and_the_others_go_through() {
+    let bank = Bank::open();
+    bank.register();
+    bank.publish();
+    let (theirs, own) = (
+        id_of(&bank.json("ines", REQUEST)),
+        id_of(&bank.json("pia", &format!("{REQUEST} --not-before 1d"))),
     );
-    bank.well("paul", &["grant", "revoke", &id, "--ticket", "INC-1"]);
-    assert!(bank.well("ines", &explain).starts_with("deny: grant_none"));
-    let shown = bank.json("ines", &["grant", "show", &id]);
-    assert_eq!(
-        (&shown["state"], &shown["revoked_by"]),
-        (&"revoked".into(), &"paul".into())
-    );
-    let csv = bank.well("ines", &["grant", "list", "-o", "csv"]);
+    let said = bank.refused("ines", &format!("grant approve {own}"));
+    assert!(said.contains("reason not_owner"), "{said}");
+    let said = bank.refused("pia", &format!("grant approve {own} {theirs}"));
+    assert!(said.contains(&format!("refused: {own}: ")), "{said}");
+    assert!(said.contains("reason four_eyes"), "{said}");
+    let approved = bank.json("paul", "grant list --state approved --consumer shop");
+    assert_eq!(id_of(&approved), theirs);
+    assert_eq!(approved.as_array().unwrap().len(), 1);
+    let csv = bank.well("ines", "grant list -o csv");
     assert_eq!(csv.lines().count(), 3, "{csv}");
-    bank.well("pia", &["api", "retire", "payments"]);
-    assert_eq!(
-        bank.json("ines", &["api", "show", "payments"])["status"],
-        "retired"
-    );
 }
 
 #[test]
 fn a_directory_is_worked_on_only_while_no_control_runs() {
     let mut bank = Bank::open();
     std::fs::write(bank.file("payments.yaml"), DOCUMENT).unwrap();
-    let (file, data) = (bank.path("payments.yaml"), bank.path("data"));
-    let import = [
-        "api",
-        "import",
-        &file,
-        "--owner-team",
-        "payments",
-        "--data-dir",
-        &data,
-    ];
-    let said = bank.refused("ada", &import);
+    let import = "api import payments.yaml --owner-team payments --data-dir data";
+    let said = bank.refused("ada", import);
     assert!(
         said.contains("ask the running control by its URL"),
         "{said}"
     );
-    let said = bank.refused("nobody", &["api", "list"]);
+    let said = bank.refused("nobody", "api list");
     assert!(said.contains("PGPASSWORD"), "{said}");
     bank.stop();
-    let said = bank.refused("ada", &["api", "list"]);
+    let said = bank.refused("ada", "api list");
     assert!(said.contains("is the server running?"), "{said}");
-    bank.well("ada", &import);
-    assert_eq!(
-        bank.json("ada", &["api", "list", "--data-dir", &data])[0]["operations"],
-        2
-    );
+    bank.well("ada", import);
+    let apis = bank.json("ada", "api list --data-dir data");
+    assert_eq!(apis[0]["operations"], 2);
     bank.start();
-    assert_eq!(bank.json("ines", &["api", "list"])[0]["api"], "payments");
+    assert_eq!(bank.json("ines", "api list")[0]["api"], "payments");
 }

@@ -151,3 +151,23 @@ fn recorded_calls_come_back_one_by_one_under_their_own_names() {
                 and operation = 'bank.Ledger/Post' and side = 'server'";
     assert_eq!(number(data, grpc), i64::from(TRACES));
 }
+
+#[test]
+fn a_signal_ends_the_demo_while_it_still_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("hops.parquet");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    // Nobody writes, so that reading does not end by itself.
+    let mut demo = Demo::start(&["--for", "8s", "--replay", pipe.to_str().unwrap()]);
+    demo.line("what it reads", |line| {
+        line.starts_with("reading").then_some(())
+    });
+    demo.terminate();
+    let (status, said) = demo.finish();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("stopped before anything was started"),
+        "{said}"
+    );
+}

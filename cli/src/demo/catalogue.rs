@@ -140,8 +140,15 @@ pub(crate) fn grants(system: &System) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use counterfoil_control::offline::Desk;
+    use http::Method;
+
     use super::*;
-    use crate::demo::shop::Shop;
+    use crate::{
+        demo::{provision::TRUST_DOMAIN, shop::Shop},
+        init::{self, OPERATOR},
+        site::ROLES,
+    };
 
     #[test]
     fn an_operation_keeps_its_name_letter_for_letter() {
@@ -159,6 +166,64 @@ mod tests {
         assert_eq!(item["post"]["operationId"], endpoint);
         assert!(path.starts_with("/op/post-api-v1-orders-id"), "{path}");
         assert_eq!(document["x-counterfoil"]["class"], "sox_7y");
+    }
+
+    #[tokio::test]
+    async fn services_of_any_name_are_taken_beside_the_demo_s_own_workloads() {
+        let directory = tempfile::tempdir().unwrap();
+        let desk = Desk::begin(directory.path(), OPERATOR, TRUST_DOMAIN).unwrap();
+        let joining = |name: &str, path: &str| Joining {
+            name: name.to_owned(),
+            spiffe_id: format!("spiffe://{TRUST_DOMAIN}/{path}"),
+            token_sha256: "07".repeat(32),
+        };
+        let mut workloads: Vec<_> = ROLES
+            .iter()
+            .map(|role| {
+                joining(
+                    &format!("counterfoil-{role}"),
+                    &format!("counterfoil/{role}"),
+                )
+            })
+            .map(|role| init::workload(&role, "platform"))
+            .collect();
+        let mut system = System::default();
+        let names = [
+            "counterfoil-query",
+            "counterfoil-collector",
+            "counterfoil-control",
+            "control",
+            "collector",
+            "driver",
+            "Driver",
+            "operator",
+            "(no name)",
+            "a b",
+            "a/b",
+            "\u{fc}ber",
+            "x.y",
+        ];
+        for name in names {
+            let service = system.service(name);
+            let operation = system.operation(service, "GET /a");
+            system.calls.insert((Caller::Driver, operation));
+        }
+        let slugs = system.services.iter().map(|service| service.slug.clone());
+        for (slug, port) in slugs.chain([DRIVER.to_owned()]).zip(1..) {
+            let joining = joining(&slug, &format!("workload/{slug}"));
+            workloads.push(workload(
+                &system,
+                &joining,
+                SocketAddr::from(([127, 0, 0, 1], port)),
+            ));
+        }
+        let count = workloads.len();
+        let body = json!({
+            "workloads": workloads, "apis": apis(&system).unwrap(), "grants": grants(&system),
+        });
+        init::import(&desk, body).await.unwrap();
+        let (_, known) = desk.ask(Method::GET, "/v1/workloads", None).await;
+        assert_eq!(known["workloads"].as_array().unwrap().len(), count);
     }
 
     #[test]

@@ -10,6 +10,13 @@ use super::{replay::Replay, shop::Shop};
 pub(crate) const ENTRY: &str = "entry";
 /// Name of the workload that starts the traces.
 pub(crate) const DRIVER: &str = "driver";
+/// Names of the workloads that the demo has of its own; a recorded service gets another.
+const OWN: [&str; 4] = [
+    DRIVER,
+    "counterfoil-control",
+    "counterfoil-collector",
+    "counterfoil-query",
+];
 
 /// Services, operations and who calls what.
 #[derive(Debug, Default)]
@@ -143,7 +150,8 @@ impl System {
         }
         let index = self.services.len();
         let slug = unique(&host_name(name), |slug| {
-            slug != DRIVER && !self.slugs.contains(&slug.to_ascii_lowercase())
+            let slug = slug.to_ascii_lowercase();
+            !OWN.contains(&slug.as_str()) && !self.slugs.contains(&slug)
         });
         self.slugs.insert(slug.to_ascii_lowercase());
         self.services.push(Service {
@@ -352,16 +360,43 @@ mod tests {
         );
     }
 
+    fn slugs(system: &System) -> Vec<&str> {
+        system.services.iter().map(|s| s.slug.as_str()).collect()
+    }
+
     #[test]
     fn services_whose_names_are_no_host_names_are_told_apart() {
         let mut system = System::default();
-        for name in ["ts-order-service", "a b", "a/b", "driver", "A-B"] {
+        for name in ["ts-order-service", "a b", "a/b", "A-B"] {
             system.service(name);
         }
-        let slugs: Vec<_> = system.services.iter().map(|s| s.slug.as_str()).collect();
         assert_eq!(
-            slugs,
-            ["ts-order-service", "a-b", "a-b-2", "driver-2", "A-B-3"]
+            slugs(&system),
+            ["ts-order-service", "a-b", "a-b-2", "A-B-3"]
+        );
+    }
+
+    #[test]
+    fn a_service_named_like_one_of_the_demo_itself_is_told_apart_from_it() {
+        let mut system = System::default();
+        for name in [
+            "driver",
+            "Driver",
+            "counterfoil-query",
+            "Counterfoil_Collector",
+        ] {
+            system.service(name);
+        }
+        let expected = [
+            "driver-2",
+            "Driver-3",
+            "counterfoil-query-2",
+            "Counterfoil-Collector-2",
+        ];
+        assert_eq!(slugs(&system), expected);
+        assert_eq!(
+            system.services[1].name, "Driver",
+            "its own name stands in the books"
         );
     }
 

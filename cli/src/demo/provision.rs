@@ -1,9 +1,11 @@
 //! Writes what every process of the demo needs, and brings its estate into the governance state.
 
-use std::net::SocketAddr;
+use std::{collections::HashSet, net::SocketAddr};
 
 use anyhow::Context as _;
 use counterfoil_columns::directory::DataDirectory;
+use counterfoil_control::offline::Desk;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{
@@ -93,7 +95,13 @@ pub(crate) async fn provision(
         workloads.push(catalogue::workload(system, &joining, ports.inbound));
     }
     let desk = init::seed(&site, workloads).await?;
-    let (apis, grants) = (catalogue::apis(system)?, catalogue::grants(system));
+    let held = held(&desk).await;
+    let grants = catalogue::grants(system);
+    let grants: Vec<_> = grants
+        .into_iter()
+        .filter(|grant| !held.contains(&key(&site, grant)))
+        .collect();
+    let apis = catalogue::apis(system)?;
     init::import(&desk, json!({ "apis": apis, "grants": grants }))
         .await
         .context("bringing in the demo's catalogue")?;
@@ -112,6 +120,27 @@ pub(crate) async fn provision(
         requester,
         approver,
     })
+}
+
+/// Consumer, API and operations of the grants that an earlier demo has left in force.
+async fn held(desk: &Desk) -> HashSet<String> {
+    let (_, answer) = desk
+        .ask(Method::GET, "/v1/grants?state=approved", None)
+        .await;
+    let grants = answer.get("grants").and_then(Value::as_array);
+    let key = |grant: &Value| {
+        let of = |field: &str| grant.get(field).map(Value::to_string).unwrap_or_default();
+        format!("{} {} {}", of("consumer"), of("api"), of("operations"))
+    };
+    grants.into_iter().flatten().map(key).collect()
+}
+
+/// As [`held`] names a grant that is to be brought in.
+fn key(site: &Site, grant: &Value) -> String {
+    let of = |field: &str| grant.get(field).map(Value::to_string).unwrap_or_default();
+    let consumer = grant.get("consumer").and_then(Value::as_str);
+    let consumer = Value::from(site.workload_id(consumer.unwrap_or_default()));
+    format!("{consumer} {} {}", of("api"), of("operations"))
 }
 
 /// A synthetic bank beside the demo's services, always the same.

@@ -1,6 +1,6 @@
 //! A password from the terminal, which does not show it.
 
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, BufRead, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, bail};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -30,7 +30,7 @@ pub(crate) fn prompt(question: &str) -> anyhow::Result<Option<String>> {
         .remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     write!(output.lock(), "{}: ", escaped(question)).context(asking)?;
     tcsetattr(&input, OptionalActions::Flush, &silent).context(asking)?;
-    let typed = typed(&mut input.lock());
+    let typed = typed(input.lock());
     restore(&before);
     writeln!(output.lock()).context(asking)?;
     match typed.context(asking)? {
@@ -55,7 +55,7 @@ enum Typed {
 }
 
 /// Reads up to the end of a line.
-fn typed(input: &mut impl io::Read) -> io::Result<Typed> {
+fn typed(input: impl BufRead) -> io::Result<Typed> {
     let mut line = Vec::new();
     for byte in input.bytes() {
         match byte? {
@@ -87,8 +87,8 @@ mod tests {
             (b"no end", line("no end")),
             (b"sec\x03", Typed::Interrupted),
         ];
-        for (mut bytes, expected) in cases {
-            assert_eq!(typed(&mut bytes).unwrap(), expected);
+        for (bytes, expected) in cases {
+            assert_eq!(typed(bytes).unwrap(), expected);
         }
     }
 }

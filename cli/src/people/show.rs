@@ -100,7 +100,7 @@ fn flat(object: Value) -> Value {
     let joined = |value: Value| match &value {
         Value::Array(items) => {
             let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
-            texts.map_or(value.clone(), |texts| Value::String(texts.join(", ")))
+            texts.map_or_else(|| value.clone(), |texts| Value::String(texts.join(", ")))
         }
         _ => value,
     };

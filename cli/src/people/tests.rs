@@ -36,6 +36,11 @@ struct StandIn {
 
 impl StandIn {
     async fn start(answer: fn(&Asked) -> (u16, Value)) -> Self {
+        Self::start_keeping(answer, true).await
+    }
+
+    /// Closes each connection after one answer unless `keep` is true.
+    async fn start_keeping(answer: fn(&Asked) -> (u16, Value), keep: bool) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
@@ -45,7 +50,9 @@ impl StandIn {
                 let (stream, _) = listener.accept().await.unwrap();
                 let seen = Arc::clone(&seen);
                 let service = service_fn(move |request| one(request, answer, Arc::clone(&seen)));
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                let mut http = http1::Builder::new();
+                http.keep_alive(keep);
+                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
             }
         });
         Self { address, asked }
@@ -344,4 +351,72 @@ async fn a_directory_without_a_running_control_takes_documents_and_requests_alon
     );
     let nowhere = ["api", "list", "--data-dir", "/nowhere/at/all"];
     assert_eq!(run(&nowhere).await.unwrap_err().code, FAILURE);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_is_made_anew() {
+    let control = StandIn::start_keeping(|_| (200, json!({"grant_id": "G"})), false).await;
+    let words = ["grant", "revoke", "G-1", "G-2", "G-3"];
+    assert_eq!(control.run(&words).await.unwrap(), OK);
+    assert_eq!(control.asked().len(), 3);
+}
+
+/// A real control whose door for people is encrypted, and the folder of its files.
+async fn encrypted_control(stop: tokio_util::sync::CancellationToken) -> (tempfile::TempDir, u16) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let verifier = counterfoil_trust::scram::Verifier::of_password("p@ss");
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let config = format!(
+        "trust_domain = \"bank.test\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
+         people_listen = \"127.0.0.1:{port}\"\npeople_file = \"{}\"\npeople_cert_file = \"{}\"\n\
+         people_key_file = \"{}\"\ncollector = \"127.0.0.1:9\"\nspool_dir = \"{}\"\n",
+        path("data"),
+        path("people.toml"),
+        path("door.pem"),
+        path("door.key"),
+        path("spool"),
+    );
+    for (name, text) in [
+        ("door.pem", made.cert.pem()),
+        ("door.key", made.signing_key.serialize_pem()),
+        ("other.pem", other.cert.pem()),
+        (
+            "people.toml",
+            format!("[[person]]\nname = \"ines\"\nverifier = \"{verifier}\"\n"),
+        ),
+        ("control.toml", config),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let config = counterfoil_control::ControlConfig::load(&folder.path().join("control.toml"));
+    let control = counterfoil_control::Control::bind(config.unwrap())
+        .await
+        .unwrap();
+    tokio::spawn(async move { control.serve(stop).await.unwrap() });
+    (folder, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_door_is_believed_by_its_certificate_alone() {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (folder, port) = encrypted_control(stop.clone()).await;
+    let url = format!("https://ines:p%40ss@127.0.0.1:{port}");
+    let listed = async |certificate: &str| {
+        let file = folder.path().join(certificate).display().to_string();
+        run(&["api", "list", "--url", &url, "--cacert", &file]).await
+    };
+    assert_eq!(listed("door.pem").await.unwrap(), OK);
+    let failure = listed("other.pem").await.unwrap_err();
+    assert_eq!(failure.code, FAILURE);
+    let said = crate::console::chain(&failure.error);
+    assert!(said.contains("certificate"), "{said}");
+    let failure = listed("people.toml").await.unwrap_err();
+    let said = crate::console::chain(&failure.error);
+    assert!(said.contains("there is no certificate in it"), "{said}");
+    stop.cancel();
 }

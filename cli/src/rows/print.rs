@@ -58,19 +58,26 @@ fn json(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
 
 fn csv(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
     let line = |out: &mut dyn Write, cells: &mut dyn Iterator<Item = String>| {
-        let cells: Vec<_> = cells.map(|cell| quoted(&cell)).collect();
-        writeln!(out, "{}", cells.join(","))
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join(","))
     };
-    line(out, &mut answer.columns.iter().cloned())?;
+    line(out, &mut answer.columns.iter().map(|name| quoted(name)))?;
     for row in &answer.rows {
-        line(out, &mut row.iter().map(plain))?;
+        line(out, &mut row.iter().map(cell))?;
     }
     Ok(())
 }
 
-/// A cell as RFC 4180 wants it; lines end as in other text.
+/// Null is nothing at all, and so told from a text that is empty, as PostgreSQL does it.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        value => quoted(&plain(value)),
+    }
+}
+
+/// A text as RFC 4180 wants it; lines end as in other text.
 fn quoted(cell: &str) -> String {
-    if cell.contains([',', '"', '\n', '\r']) {
+    if cell.is_empty() || cell.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", cell.replace('"', "\"\""))
     } else {
         cell.to_owned()
@@ -125,10 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_needs_it() {
+    fn csv_quotes_what_needs_it_and_tells_nothing_from_an_empty_text() {
         assert_eq!(
             printed(RowsOutput::Csv, rows()),
-            "n,s,x\n9007199254740993,\"a,\"\"b\"\"\nc\",\n-1,,true\n"
+            "n,s,x\n9007199254740993,\"a,\"\"b\"\"\nc\",\n-1,\"\",true\n"
         );
     }
 

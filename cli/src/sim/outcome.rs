@@ -201,8 +201,10 @@ impl Figures {
     }
 
     fn memory(&self) -> String {
-        let mib =
-            |value: Option<f64>| value.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB"));
+        let mib = |value: Option<f64>| {
+            let mib = value.map(|mib| format!("{mib:.0} MiB"));
+            mib.unwrap_or_else(|| "unknown".to_owned())
+        };
         let mut text = format!("{} with all proxies", mib(self.control_mib_joined));
         if self.outage_s > 0.0 {
             text.push_str(&format!(

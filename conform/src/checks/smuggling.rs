@@ -1,7 +1,7 @@
 //! Group S: where a request ends, and what a second reader could take for another one.
 
 use crate::check::{Cases, Stop};
-use crate::frames::{self, fields};
+use crate::frames::{self, Field, fields};
 use crate::h1::Said;
 use crate::rig::{Call, Probe, Rig};
 
@@ -218,10 +218,13 @@ pub(super) async fn codings(rig: &Rig) -> Result<Cases, Stop> {
     Ok(cases)
 }
 
+/// Makes a malformed request of a good one.
+type Bend = fn(&str) -> String;
+
 pub(super) async fn bare_lf(rig: &Rig) -> Result<Cases, Stop> {
     let mut cases = Cases::default();
     let call = &rig.calls.allowed;
-    let bends: [(&str, fn(&str) -> String); 4] = [
+    let bends: [(&str, Bend); 4] = [
         ("every line", |text| text.replace("\r\n", "\n")),
         ("the request line", |text| text.replacen("\r\n", "\n", 1)),
         ("one header", |text| {
@@ -298,7 +301,7 @@ pub(super) async fn frames(rig: &Rig) -> Result<Cases, Stop> {
     cases.add("a good request", good, answered.words());
     let split = [allowed.path.as_bytes(), b" HTTP/1.1\r\nx: y"].concat();
     let absolute = [b"http://other.test", allowed.path.as_bytes()].concat();
-    let extra: [(&str, (&str, &[u8])); 10] = [
+    let extra: [(&str, Field<'_>); 10] = [
         ("transfer-encoding", ("transfer-encoding", b"chunked")),
         ("connection", ("connection", b"close")),
         ("te: gzip", ("te", b"gzip")),
@@ -347,7 +350,7 @@ async fn refused_frames(
     cases: &mut Cases,
     sent: &str,
     probe: &Probe,
-    fields: &[(&str, &[u8])],
+    fields: &[Field<'_>],
     body: Option<&[u8]>,
 ) -> Result<(), Stop> {
     let answered = frames::ask(rig, fields, body).await?;

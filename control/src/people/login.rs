@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use axum::extract::{Extension, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,7 +19,8 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rand::Rng as _;
 use tokio::sync::Semaphore;
-use tracing::warn;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 use super::answer::Problem;
 use super::registry::People;
@@ -27,6 +30,8 @@ use crate::governance::Actor;
 const CHECKS_MAX: usize = 2;
 /// Who waits longer for a check is one of too many.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Time between two looks at the file.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// People and their scripts of one estate.
 const REMEMBERED_MAX: usize = 256;
 const REMEMBERED_NS: u64 = 300 * 1_000_000_000;
@@ -35,7 +40,8 @@ const CHALLENGE: &str = "Basic realm=\"counterfoil\", charset=\"UTF-8\"";
 /// Who may come in, and who did lately.
 #[derive(Debug)]
 pub(crate) struct Login {
-    people: People,
+    people: ArcSwap<People>,
+    file: PathBuf,
     checks: Semaphore,
     /// Of this process only, so that what is remembered fits no list of hashes.
     key: [u8; 32],
@@ -45,14 +51,51 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    pub(crate) fn new(people: People) -> Self {
+    /// `file` is where `people` were read from.
+    pub(crate) fn new(people: People, file: PathBuf) -> Self {
         Self {
-            people,
+            people: ArcSwap::from_pointee(people),
+            file,
             checks: Semaphore::new(CHECKS_MAX),
             key: rand::rng().random(),
             remembered: Mutex::default(),
             refused: AtomicU64::new(0),
         }
+    }
+
+    /// Takes changes of the file until `shutdown`. One that is refused changes nothing.
+    pub(crate) async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut seen = self.stamp();
+        let pause = || tokio::time::sleep(LOOK_EVERY);
+        while shutdown.run_until_cancelled(pause()).await.is_some() {
+            let now = self.stamp();
+            if now == seen {
+                continue;
+            }
+            seen = now;
+            match People::load(&self.file) {
+                Ok(people) => {
+                    info!(?people, "the changed people are in force");
+                    self.people.store(Arc::new(people));
+                    // Who was let in may have another password now, or none.
+                    self.forget();
+                }
+                Err(error) => error!(%error, "the changed people are not used"),
+            }
+        }
+    }
+
+    fn stamp(&self) -> Option<(u64, SystemTime)> {
+        let meta = std::fs::metadata(&self.file).ok()?;
+        Some((meta.len(), meta.modified().ok()?))
+    }
+
+    fn forget(&self) {
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remembered.clear();
     }
 
     /// Who comes with these headers.
@@ -74,7 +117,8 @@ impl Login {
             self.check(&name, password).await?;
             self.remember(hash);
         }
-        let person = self.people.find(&name).ok_or_else(wrong)?;
+        let people = self.people.load();
+        let person = people.find(&name).ok_or_else(wrong)?;
         Ok(Actor {
             name: person.name.clone(),
             teams: person.teams.clone(),
@@ -90,7 +134,8 @@ impl Login {
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail));
         };
         let (login, whom) = (Arc::clone(self), name.to_owned());
-        let fits = tokio::task::spawn_blocking(move || login.people.fits(&whom, &password)).await;
+        let fits =
+            tokio::task::spawn_blocking(move || login.people.load().fits(&whom, &password)).await;
         if matches!(fits, Ok(true)) {
             return Ok(());
         }

@@ -92,6 +92,7 @@ impl Listening {
         shutdown: CancellationToken,
     ) {
         info!(address = %self.address, tls = self.tls.is_some(), "the door for people is open");
+        tasks.spawn(Arc::clone(&self.login).watch(shutdown.clone()));
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let slot = tokio::select! {

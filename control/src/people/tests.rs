@@ -874,3 +874,32 @@ async fn whatever_comes_in_there_is_no_server_error() {
     }
     control.kill().await;
 }
+
+#[tokio::test]
+async fn a_changed_people_file_is_taken_and_who_left_it_stays_out() {
+    let control = Running::start().await;
+    let file = control.data.path().join("people.toml");
+    let may = async |name: &str| control.get(name, "/v1/apis").await.status == StatusCode::OK;
+    assert!(may("ann").await && !may("zoe").await);
+    let before = std::fs::read_to_string(&file).unwrap();
+    let person = |name: &str| {
+        let verifier = verifier();
+        format!("[[person]]\nname = \"{name}\"\nverifier = \"{verifier}\"\n")
+    };
+    let deadline = clock::mono_ns() + 30 * 1_000_000_000;
+    std::fs::write(&file, format!("{before}{}", person("zoe"))).unwrap();
+    while !may("zoe").await {
+        assert!(clock::mono_ns() < deadline, "the new person never came in");
+    }
+    std::fs::write(&file, "[[person]]\nname = 7\n").unwrap();
+    assert!(
+        may("zoe").await && may("ann").await,
+        "a bad file is not used"
+    );
+    std::fs::write(&file, person("eve")).unwrap();
+    while !may("eve").await {
+        assert!(clock::mono_ns() < deadline, "the last file was never taken");
+    }
+    assert!(!may("ann").await && !may("zoe").await);
+    control.kill().await;
+}

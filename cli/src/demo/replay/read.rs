@@ -8,7 +8,7 @@ use std::{
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
-    compute::cast,
+    compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Int64Type, TimeUnit},
 };
 use counterfoil_entry::id::TraceId;
@@ -28,7 +28,10 @@ pub(super) const COLUMNS: [&str; 9] = [
     "server_latency_us",
 ];
 
-/// Name of an operation whose recorded text is empty.
+/// The longest names that the catalogue takes; a team is named after its service.
+const OPERATION_BYTES_MAX: usize = 512;
+const SERVICE_BYTES_MAX: usize = 190;
+/// Name of a service or an operation whose recorded text is empty.
 const UNNAMED: &str = "(no name)";
 
 /// A file of recorded calls cannot be used.
@@ -70,12 +73,7 @@ impl Rows {
     /// A sentence that names the row and the column.
     pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<(), String> {
         let base = self.calls.len();
-        let times = numbers(
-            batch,
-            "ts",
-            &DataType::Timestamp(TimeUnit::Nanosecond, None),
-        )?;
-        let times = cast(&times, &DataType::Int64).map_err(|error| in_column("ts", error))?;
+        let times = times(batch, "ts")?;
         let starts = times.as_primitive::<Int64Type>();
         let trace_ids = Ids::of(batch, "trace_id")?;
         let spans = Ids::of(batch, "span_id")?;
@@ -83,8 +81,8 @@ impl Rows {
         let sources = texts(batch, "source")?;
         let destinations = texts(batch, "destination")?;
         let endpoints = texts(batch, "endpoint")?;
-        let client = numbers(batch, "client_latency_us", &DataType::Int64)?;
-        let server = numbers(batch, "server_latency_us", &DataType::Int64)?;
+        let client = numbers(batch, "client_latency_us")?;
+        let server = numbers(batch, "server_latency_us")?;
         let (client, server) = (
             client.as_primitive::<Int64Type>(),
             server.as_primitive::<Int64Type>(),
@@ -119,10 +117,14 @@ impl Rows {
                 .number(row)
                 .map_err(|what| at("parent_span_id", what))?;
             let system = &mut self.interned.system;
-            let source = system.service(sources.as_string::<i32>().value(row));
-            let destination = system.service(destinations.as_string::<i32>().value(row));
+            let source = service_name(text(&sources, row)).map_err(|what| at("source", what))?;
+            let source = system.service(source);
+            let destination =
+                service_name(text(&destinations, row)).map_err(|what| at("destination", what))?;
+            let destination = system.service(destination);
             let operation =
-                system.operation(destination, named(endpoints.as_string::<i32>().value(row)));
+                operation_name(text(&endpoints, row)).map_err(|what| at("endpoint", what))?;
+            let operation = system.operation(destination, operation);
             let start = starts.value(row);
             // A call of no length would seem to have ended before itself.
             let length = client.value(row).clamp(1, 1 << 40) * 1_000;
@@ -168,21 +170,95 @@ fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String
         .ok_or_else(|| in_column(name, "is missing"))
 }
 
-/// The catalogue, as OpenAPI, knows no operation without a name.
-fn named(endpoint: &str) -> &str {
-    if endpoint.is_empty() {
-        UNNAMED
-    } else {
-        endpoint
+fn text(of: &ArrayRef, row: usize) -> &str {
+    of.as_string::<i32>().value(row)
+}
+
+/// The name of an operation, letter for letter, as far as the catalogue can hold it; OpenAPI knows none without a name.
+fn operation_name(text: &str) -> Result<&str, &'static str> {
+    match text {
+        text if text.trim().is_empty() => Ok(UNNAMED),
+        text if text.contains(char::is_control) => Err("holds control characters"),
+        text if text.len() > OPERATION_BYTES_MAX => Err("has more than 512 bytes"),
+        text => Ok(text),
     }
 }
 
-fn numbers(batch: &RecordBatch, name: &str, to: &DataType) -> Result<ArrayRef, String> {
-    cast(column(batch, name)?, to).map_err(|error| in_column(name, error))
+/// The name of a service. One with spaces around it could not be told from one without.
+fn service_name(text: &str) -> Result<&str, &'static str> {
+    match operation_name(text)? {
+        name if name.trim() != name => Err("has spaces around it"),
+        name if name.len() > SERVICE_BYTES_MAX => Err("has more than 190 bytes"),
+        name => Ok(name),
+    }
+}
+
+/// The type of the values of a column, however they are packed.
+fn values(of: &DataType) -> &DataType {
+    match of {
+        DataType::Dictionary(_, values) => values,
+        DataType::RunEndEncoded(_, values) => values.data_type(),
+        of => of,
+    }
+}
+
+const fn is_bytes(of: &DataType) -> bool {
+    matches!(
+        of,
+        DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_)
+    )
+}
+
+fn times(batch: &RecordBatch, name: &str) -> Result<ArrayRef, String> {
+    let column = column(batch, name)?;
+    let of = values(column.data_type());
+    if !(of.is_temporal() || of.is_integer() || of.is_string()) {
+        return Err(wrong_type(name, "a time", column));
+    }
+    let times = exactly(
+        name,
+        column,
+        &DataType::Timestamp(TimeUnit::Nanosecond, None),
+    )?;
+    exactly(name, &times, &DataType::Int64)
+}
+
+fn numbers(batch: &RecordBatch, name: &str) -> Result<ArrayRef, String> {
+    let column = column(batch, name)?;
+    if !values(column.data_type()).is_numeric() {
+        return Err(wrong_type(name, "a number", column));
+    }
+    exactly(name, column, &DataType::Int64)
 }
 
 fn texts(batch: &RecordBatch, name: &str) -> Result<ArrayRef, String> {
-    cast(column(batch, name)?, &DataType::Utf8).map_err(|error| in_column(name, error))
+    let column = column(batch, name)?;
+    let of = values(column.data_type());
+    // Some writers do not say that their bytes are text.
+    if !(of.is_string() || is_bytes(of)) {
+        return Err(wrong_type(name, "a text", column));
+    }
+    exactly(name, column, &DataType::Utf8)
+}
+
+fn wrong_type(name: &str, expected: &str, found: &ArrayRef) -> String {
+    let found = found.data_type();
+    in_column(
+        name,
+        format_args!("expected {expected}, found the type {found}"),
+    )
+}
+
+/// The column as another type. A value that does not fit is an error, not a null.
+fn exactly(name: &str, column: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    cast_with_options(column, to, &options).map_err(|error| in_column(name, error))
 }
 
 /// A column of ids, as bytes or as hexadecimal text.
@@ -194,17 +270,17 @@ struct Ids {
 impl Ids {
     fn of(batch: &RecordBatch, name: &str) -> Result<Self, String> {
         let array = column(batch, name)?;
-        let text = match array.data_type() {
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-            DataType::Dictionary(_, values) => values.is_string(),
-            _ => false,
-        };
+        let of = values(array.data_type());
+        let text = of.is_string();
+        if !(text || is_bytes(of) || of.is_integer()) {
+            return Err(wrong_type(name, "an id as bytes or as text", array));
+        }
         let to = if text {
             DataType::Utf8
         } else {
             DataType::Binary
         };
-        let array = cast(array, &to).map_err(|error| in_column(name, error))?;
+        let array = exactly(name, array, &to)?;
         Ok(Self { array, text })
     }
 
@@ -247,9 +323,13 @@ impl Ids {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{
-        BinaryArray, FixedSizeBinaryArray, Int32Array, Int64Array, StringArray,
-        TimestampMicrosecondArray, TimestampNanosecondArray,
+    use arrow::{
+        array::{
+            BinaryArray, FixedSizeBinaryArray, Float64Array, Int32Array, Int64Array, StringArray,
+            TimestampMicrosecondArray, TimestampNanosecondArray,
+        },
+        compute::cast,
+        datatypes::Field,
     };
 
     use super::*;
@@ -293,50 +373,131 @@ mod tests {
         assert!(read(&text).contains("start: 1000000, end: 1007000, server_ns: 7000"));
     }
 
-    #[test]
-    fn texts_of_any_encoding_are_read_and_an_empty_one_gets_a_name() {
-        let plain = batch(
+    fn plain() -> RecordBatch {
+        batch(
             Arc::new(TimestampNanosecondArray::from(vec![1_000_000])),
             Arc::new(StringArray::from(vec!["0a"])),
             Arc::new(StringArray::from(vec!["1"])),
             Arc::new(Int64Array::from(vec![7])),
-        );
-        let read = |endpoint: &str, to: &DataType| {
-            let column: ArrayRef = Arc::new(StringArray::from(vec![endpoint]));
-            let columns = plain
-                .schema()
-                .fields()
-                .iter()
-                .map(|field| field.name().clone())
-                .zip(
-                    plain
-                        .columns()
-                        .iter()
-                        .map(|column| match column.data_type() {
-                            DataType::Utf8 => cast(column, to).unwrap(),
-                            _ => Arc::clone(column),
-                        }),
-                )
-                .map(|(name, old)| match name.as_str() {
-                    "endpoint" => (name, cast(&column, to).unwrap()),
-                    _ => (name, old),
-                })
-                .collect::<Vec<_>>();
-            let mut rows = Rows::default();
-            rows.add(&RecordBatch::try_from_iter(columns).unwrap())
-                .unwrap();
-            rows.interned.system.operations[0].endpoint.clone()
-        };
+        )
+    }
+
+    /// The batch with another column of that name.
+    fn with(batch: &RecordBatch, name: &str, column: ArrayRef) -> RecordBatch {
+        let names = batch.schema();
+        let names = names.fields().iter().map(|field| field.name().clone());
+        let columns = names
+            .zip(batch.columns())
+            .map(|(of, old)| match of == name {
+                true => (of, Arc::clone(&column)),
+                false => (of, Arc::clone(old)),
+            });
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    fn words(text: &str) -> ArrayRef {
+        Arc::new(StringArray::from(vec![text]))
+    }
+
+    #[test]
+    fn texts_of_any_encoding_are_read_and_an_empty_one_gets_a_name() {
         let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
         for to in [
             DataType::Utf8,
             DataType::LargeUtf8,
             DataType::Utf8View,
+            DataType::Binary,
             dictionary,
         ] {
-            assert_eq!(read("GET /é \"x\"", &to), "GET /é \"x\"", "{to}");
-            assert_eq!(read("", &to), UNNAMED, "{to}");
+            let read = |text: &str| {
+                let mut packed = plain();
+                for column in ["source", "destination", "endpoint"] {
+                    packed = with(&packed, column, cast(&words(text), &to).unwrap());
+                }
+                let mut rows = Rows::default();
+                rows.add(&packed).unwrap();
+                let system = rows.interned.system;
+                let names = [&system.operations[0].endpoint, &system.services[0].name];
+                names.map(ToOwned::to_owned)
+            };
+            assert_eq!(read("GET /é \"x\""), ["GET /é \"x\""; 2], "{to}");
+            assert_eq!(read(""), [UNNAMED; 2], "{to}");
         }
+    }
+
+    #[test]
+    fn a_column_of_another_type_is_named_with_both_types() {
+        let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+        let list = cast(&words("a"), &list).unwrap();
+        let moment = Arc::clone(plain().column_by_name("ts").unwrap());
+        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![1.5]));
+        let cases = [
+            (
+                "client_latency_us",
+                words("7"),
+                "column client_latency_us: expected a number, found the type Utf8",
+            ),
+            (
+                "server_latency_us",
+                moment,
+                "column server_latency_us: expected a number, found the type Timestamp",
+            ),
+            (
+                "endpoint",
+                Arc::clone(&list),
+                "column endpoint: expected a text, found the type List",
+            ),
+            (
+                "source",
+                Arc::clone(&numbers),
+                "column source: expected a text, found the type Float64",
+            ),
+            (
+                "span_id",
+                Arc::clone(&list),
+                "column span_id: expected an id as bytes or as text, found the type List",
+            ),
+            (
+                "ts",
+                numbers,
+                "column ts: expected a time, found the type Float64",
+            ),
+        ];
+        for (column, values, expected) in cases {
+            let refused = Rows::default().add(&with(&plain(), column, values));
+            let refused = refused.unwrap_err();
+            assert!(refused.starts_with(expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_catalogue_cannot_hold_is_refused_with_its_row() {
+        let long = "x".repeat(191);
+        let cases = [
+            ("source", " a", "has spaces around it"),
+            ("destination", long.as_str(), "has more than 190 bytes"),
+            ("endpoint", "GET\n/", "holds control characters"),
+        ];
+        for (column, text, what) in cases {
+            let refused = Rows::default().add(&with(&plain(), column, words(text)));
+            assert_eq!(
+                refused.unwrap_err(),
+                format!("row 1, column {column}: {what}")
+            );
+        }
+        let taken = Rows::default().add(&with(&plain(), "endpoint", words(" GET / ")));
+        assert_eq!(taken, Ok(()));
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_no_null() {
+        let nothing: ArrayRef = Arc::new(Float64Array::from(vec![f64::NAN]));
+        let refused = Rows::default().add(&with(&plain(), "client_latency_us", nothing));
+        let refused = refused.unwrap_err();
+        assert!(
+            refused.contains("client_latency_us") && !refused.contains("null"),
+            "{refused}"
+        );
     }
 
     #[test]

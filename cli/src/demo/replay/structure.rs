@@ -1,66 +1,71 @@
 //! Structure of a recorded trace: which call was made inside which, and when.
 
+mod inbound;
+
 use counterfoil_entry::id::TraceId;
 
 use super::{
     super::plan::{Call, Plan, Steps},
     Recorded,
 };
+use inbound::Inbound;
 
 /// A call and its start and end.
 type Interval = (usize, i64, i64);
 
-/// How far the clocks of two hosts may be apart when a call is looked for around another.
-const SKEW_MAX_NS: i64 = 50_000_000;
-
-/// For each call of a trace the call inside which it was made; nothing for calls of the first services.
+/// For each call of a trace the call inside which it was made; nothing for calls of the first services. The calls stand in
+/// order of their start, and an outer one before an inner one that begins together with it.
 ///
 /// A recording links a call to its caller by ids only when the parent span of a call is the server span of another. Else
 /// the parent is the innermost call to the calling service that was open when the call began.
 pub(super) fn parents(calls: &[Recorded]) -> Vec<Option<usize>> {
-    let mut parents: Vec<Option<usize>> = Vec::with_capacity(calls.len());
+    debug_assert!(calls.is_sorted_by_key(|call| (call.start, std::cmp::Reverse(call.end))));
+    let inbound = Inbound::of_each_service(calls);
+    let mut outermost = Outermost::new(calls.len());
+    let mut parents = Vec::with_capacity(calls.len());
     for (at, call) in calls.iter().enumerate() {
-        let found = calls
-            .iter()
-            .enumerate()
-            .filter(|(other, candidate)| *other != at && candidate.destination == call.source)
-            .filter_map(|(other, candidate)| Some((closeness(candidate, call)?, other)))
-            .filter(|(_, other)| !leads_back(&parents, *other, at))
-            .min();
-        parents.push(found.map(|(_, other)| other));
+        let candidates = inbound.get(&call.source);
+        // A call is not made inside one that was made inside it.
+        let found = candidates.and_then(|of| of.around(call, |other| outermost.of(other) != at));
+        if let Some(parent) = found {
+            outermost.put_inside(at, parent);
+        }
+        parents.push(found);
     }
     parents
 }
 
-/// How likely a call was made inside another, the least the likeliest; nothing when it cannot be.
-fn closeness(outer: &Recorded, inner: &Recorded) -> Option<(u8, i64)> {
-    if outer.span != 0 && outer.span == inner.parent {
-        return Some((0, 0));
-    }
-    let behind = inner.start.saturating_sub(outer.start);
-    let beyond = inner.start.saturating_sub(outer.end);
-    if behind >= 0 && beyond < 0 {
-        // One that is still open when the inner call ends goes before one that is not.
-        let rank = if inner.end <= outer.end { 1 } else { 2 };
-        return Some((rank, behind));
-    }
-    let apart = beyond.max(behind.saturating_neg());
-    (apart <= SKEW_MAX_NS).then_some((3, apart))
-}
+/// In which outermost call a call was made, as far as parents are known.
+struct Outermost(Vec<usize>);
 
-/// Whether the chain of parents from `from` on comes to `target`.
-fn leads_back(parents: &[Option<usize>], from: usize, target: usize) -> bool {
-    let mut at = from;
-    for _ in 0..=parents.len() {
-        if at == target {
-            return true;
-        }
-        match parents.get(at).copied().flatten() {
-            Some(parent) => at = parent,
-            None => return false,
+impl Outermost {
+    fn new(calls: usize) -> Self {
+        Self((0..calls).collect())
+    }
+
+    /// Shortens the way for those who ask later.
+    fn of(&mut self, call: usize) -> usize {
+        let mut at = call;
+        loop {
+            let above = self.above(at);
+            if above == at {
+                return at;
+            }
+            let next = self.above(above);
+            self.put_inside(at, next);
+            at = next;
         }
     }
-    true
+
+    fn above(&self, call: usize) -> usize {
+        self.0.get(call).copied().unwrap_or(call)
+    }
+
+    fn put_inside(&mut self, call: usize, outer: usize) {
+        if let Some(above) = self.0.get_mut(call) {
+            *above = outer;
+        }
+    }
 }
 
 /// The trace as a plan: `entries` holds the operation under which the driver calls each first service.

@@ -89,7 +89,85 @@ fn a_service_that_calls_nobody_takes_its_recorded_time() {
     assert_eq!(plan.calls[0].steps.tail_ns, 8 * MS.unsigned_abs());
 }
 
+/// Who is around whom, by looking at all of them: how likely `inner` was made inside `outer`, the least the likeliest.
+fn closeness(outer: &Recorded, inner: &Recorded) -> Option<(u8, i64)> {
+    if outer.span != 0 && outer.span == inner.parent {
+        return Some((0, 0));
+    }
+    let behind = inner.start - outer.start;
+    let beyond = inner.start - outer.end;
+    if behind >= 0 && beyond < 0 {
+        // One that is still open when the inner call ends goes before one that is not.
+        return Some((if inner.end <= outer.end { 1 } else { 2 }, behind));
+    }
+    let apart = beyond.max(-behind);
+    (apart <= 50 * MS).then_some((3, apart))
+}
+
+fn leads_back(parents: &[Option<usize>], from: usize, target: usize) -> bool {
+    let mut way = std::iter::successors(Some(from), |at| parents.get(*at).copied().flatten());
+    way.any(|at| at == target)
+}
+
+fn parents_by_definition(calls: &[Recorded]) -> Vec<Option<usize>> {
+    let mut parents = Vec::new();
+    for (at, call) in calls.iter().enumerate() {
+        let found = calls
+            .iter()
+            .enumerate()
+            .filter(|(other, candidate)| *other != at && candidate.destination == call.source)
+            .filter_map(|(other, candidate)| Some((closeness(candidate, call)?, other)))
+            .filter(|(_, other)| !leads_back(&parents, *other, at))
+            .min();
+        parents.push(found.map(|(_, other)| other));
+    }
+    parents
+}
+
+#[test]
+fn a_trace_of_very_many_calls_is_understood_as_well() {
+    // Rows of calls side by side, each with one inside that ends too late for all but the first; then a row of ids that
+    // lead from each call to the next. Looking at all pairs would take hours.
+    let mut calls = vec![call(0, 1, 0, 400_000)];
+    for at in 0..100_000 {
+        calls.push(call(0, 1, at, 1));
+        calls.push(call(1, 2, at, 1_000));
+    }
+    for at in 0..100_000_u32 {
+        let mut own = call(3, 3, 600_000 + i64::from(at), 1);
+        (own.span, own.parent) = (u64::from(at) + 1, u64::from(at) + 2);
+        calls.push(own);
+    }
+    calls.sort_by_key(|call| (call.start, std::cmp::Reverse(call.end)));
+    let parents = parents(&calls);
+    let inside = |service| {
+        let of_service = calls
+            .iter()
+            .zip(&parents)
+            .filter(move |(call, _)| call.source == service);
+        of_service.filter(|(_, parent)| parent.is_some()).count()
+    };
+    assert_eq!((inside(0), inside(1), inside(3)), (0, 100_000, 99_999));
+}
+
 proptest! {
+    #[test]
+    fn the_parent_is_the_closest_of_all(
+        shape in prop::collection::vec(
+            (0_u32..4, 0_u32..4, 0_i64..200, 0_i64..120, 0_u64..8, 0_u64..8), 1..60)
+    ) {
+        let mut calls: Vec<_> = shape
+            .into_iter()
+            .map(|(source, destination, at, length, span, parent)| Recorded {
+                span: span.saturating_sub(3),
+                parent: parent.saturating_sub(3),
+                ..call(source, destination, at, length + 1)
+            })
+            .collect();
+        calls.sort_by_key(|call| (call.start, std::cmp::Reverse(call.end)));
+        prop_assert_eq!(parents(&calls), parents_by_definition(&calls));
+    }
+
     #[test]
     fn every_recorded_call_is_made_exactly_once(
         shape in prop::collection::vec((0_u32..5, 0_u32..5, 0_i64..200, 0_i64..100), 1..40)
