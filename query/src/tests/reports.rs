@@ -313,39 +313,3 @@ async fn the_list_of_reports_leads_to_views_that_answer_with_their_completeness(
     let sox = "select count(*) as n from reports where controls like '%SOX-AC-1%'";
     assert_eq!(estate.ask(sox).await, json!([{"n": 1}]));
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zz_scratch() {
-    let mut estate = Estate::clean();
-    for nth in 1..=100_000 {
-        let at = estate.opened.plus_ns(nth * S / 100);
-        estate.call("GetCart", at, |_| {});
-    }
-    estate.state(estate.opened.plus_ns(3_000 * S));
-    estate.shop.seal(true);
-    for sql in [
-        "explain select finding from e01",
-        "explain select finding from e04",
-    ] {
-        println!("{}", estate.ask(sql).await[1]["plan"].as_str().unwrap());
-    }
-    let mut views: Vec<&str> = REPORTS.iter().map(|report| report.view).collect();
-    views.extend([
-        "report_summary",
-        "access_review",
-        "grants_in_force",
-        "revocations",
-        "completeness",
-        "calls",
-    ]);
-    for view in views {
-        let began = counterfoil_entry::clock::mono_ns();
-        let rows = estate
-            .ask(&format!("select count(*) as n, count(*) from {view}"))
-            .await;
-        println!(
-            "{view} {} ms {rows}",
-            (counterfoil_entry::clock::mono_ns() - began) / 1_000_000
-        );
-    }
-}
