@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(sections.len(), REPORTS.len());
         for (section, report) in sections.iter().zip(REPORTS) {
             let mut lines = section.lines();
-            let title = format!("{} {}", &report.id[1..], report.name);
+            let title = format!("{} {}", report.id.trim_start_matches('E'), report.name);
             assert_eq!(lines.next(), Some(title.as_str()));
             let controls = section
                 .lines()

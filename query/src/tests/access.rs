@@ -459,6 +459,31 @@ fn is_held(revisions: &[GrantRow], operation: &str, at: Time) -> bool {
     })
 }
 
+/// Requested, and mostly approved, narrowed and revoked at times that the dice choose.
+fn revisions(dice: &mut Dice, mut row: GrantRow, at: Time) -> Vec<GrantRow> {
+    let mut revisions = vec![row.clone()];
+    if dice.below(8) > 0 {
+        row = Estate::approved(row, at);
+        revisions.push(row.clone());
+        for _ in 0..dice.below(3) {
+            row.revision += 1;
+            row.recorded_at = row.recorded_at.plus_ns((1 + dice.ns(15)) * S);
+            if dice.below(2) == 0 {
+                row.operations.truncate(1);
+            }
+            revisions.push(row.clone());
+        }
+        if dice.below(2) == 0 {
+            row.revision += 1;
+            row.recorded_at = row.recorded_at.plus_ns((1 + dice.ns(15)) * S);
+            row.state = "revoked".into();
+            row.revoked_at = Some(row.recorded_at);
+            revisions.push(row.clone());
+        }
+    }
+    revisions
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_interval_join_equals_a_naive_evaluation() {
     for seed in 1..=3 {
@@ -473,26 +498,7 @@ async fn the_interval_join_equals_a_naive_evaluation() {
             let mut row = Estate::asked(&id, &all[..=usize::try_from(dice.below(3)).unwrap()], at);
             row.expires = at.plus_ns((1 + dice.ns(60)) * S);
             row.not_before = (dice.below(3) == 0).then(|| at.plus_ns(dice.ns(20) * S - 5 * S));
-            let mut revisions = vec![row.clone()];
-            if dice.below(8) > 0 {
-                row = Estate::approved(row, at);
-                revisions.push(row.clone());
-                for _ in 0..dice.below(3) {
-                    row.revision += 1;
-                    row.recorded_at = row.recorded_at.plus_ns((1 + dice.ns(15)) * S);
-                    if dice.below(2) == 0 {
-                        row.operations.truncate(1);
-                    }
-                    revisions.push(row.clone());
-                }
-                if dice.below(2) == 0 {
-                    row.revision += 1;
-                    row.recorded_at = row.recorded_at.plus_ns((1 + dice.ns(15)) * S);
-                    row.state = "revoked".into();
-                    row.revoked_at = Some(row.recorded_at);
-                    revisions.push(row.clone());
-                }
-            }
+            let revisions = revisions(&mut dice, row, at);
             for row in &revisions {
                 estate.put_grant(row);
             }
