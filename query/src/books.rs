@@ -156,8 +156,11 @@ impl Books {
     /// [`BooksError::Directory`] when it is none, or of a newer version.
     pub fn open(data_dir: impl Into<PathBuf>) -> Result<Self, BooksError> {
         let directory = DataDirectory::open(data_dir)?;
+        // Files are named as URLs, which have no relative paths; what cannot be resolved cannot be read either.
+        let root = directory.root();
+        let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         Ok(Self {
-            directory,
+            directory: DataDirectory::open(root)?,
             origins: Mutex::default(),
         })
     }

@@ -38,6 +38,23 @@ async fn count(data: &Path) -> Result<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_may_be_named_from_where_one_stands() {
+    let shop = books();
+    let here = std::env::current_dir().unwrap();
+    let up = "../".repeat(here.components().count() - 1);
+    let absolute = shop.path().canonicalize().unwrap();
+    let relative = Path::new(&up).join(absolute.strip_prefix("/").unwrap());
+    assert!(relative.is_relative());
+    let found = count(&relative).await;
+    assert_eq!(
+        found.as_deref(),
+        Ok("{\"count\":3}"),
+        "{}",
+        relative.display()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_data_directory_may_have_any_name() {
     let shop = books();
     let folder = tempfile::tempdir().unwrap();
