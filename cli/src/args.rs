@@ -81,7 +81,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  counterfoil demo\n  counterfoil demo --for 2m --rate 20 --data-dir /tmp/books\n  \
-                        counterfoil demo --replay hops.parquet --for 60s --ports auto\n\n\
+                        counterfoil demo --replay hops.parquet --for 60s --ports auto\n  \
+                        counterfoil demo --for 4m --svid-ttl 20s --kill-control 60s\n\n\
                         Exit codes: 0 everything sent is in the books, 1 failure or something that needs attention, 64 wrong directory"
 )]
 pub(crate) struct DemoArgs {
@@ -103,6 +104,12 @@ pub(crate) struct DemoArgs {
     /// Bring a synthetic bank of so many further workloads into control's catalogue, without running them
     #[arg(long, value_name = "N")]
     pub(crate) estate: Option<usize>,
+    /// Life of a certificate (10s to 7 days); each is renewed at about half of it
+    #[arg(long, value_name = "TIME", default_value = "40s", value_parser = parse_svid_ttl)]
+    pub(crate) svid_ttl: Duration,
+    /// Kill control in the middle of the run, and start it again after this time
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "run_for")]
+    pub(crate) kill_control: Option<Duration>,
 }
 
 /// Which ports the demo listens on.
@@ -223,6 +230,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(ms) if ms > 0 && ms <= 31 * 86_400_000 => Ok(Duration::from_millis(ms)),
         _ => Err("a time from 1ms to 31 days is expected".to_owned()),
     }
+}
+
+/// Reads the life of a certificate, as control takes it.
+fn parse_svid_ttl(text: &str) -> Result<Duration, String> {
+    let life = parse_duration(text)?;
+    if !(10..=604_800).contains(&life.as_secs()) || life.subsec_nanos() > 0 {
+        return Err("whole seconds from 10s to 168h (7 days) are expected".to_owned());
+    }
+    Ok(life)
 }
 
 /// Reads a rate of traces a second.

@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     process::Command,
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -71,7 +71,20 @@ pub(crate) struct Child {
     log: PathBuf,
     state: watch::Receiver<State>,
     stop: CancellationToken,
+    outages: mpsc::Sender<Duration>,
     task: JoinHandle<Option<String>>,
+}
+
+/// Kills a child and keeps it away for a while.
+#[derive(Debug, Clone)]
+pub(crate) struct Outage(mpsc::Sender<Duration>);
+
+impl Outage {
+    /// Kills the child with SIGKILL, and lets it be started again when the time is over. Does not wait.
+    pub(crate) async fn begin(&self, length: Duration) {
+        // A child that is not kept running any more is away already.
+        let _gone = self.0.send(length).await;
+    }
 }
 
 #[derive(Debug, Default, Clone)]
@@ -86,16 +99,24 @@ impl Child {
     pub(crate) fn start(spec: Spec, console: Arc<Console>, kill: CancellationToken) -> Self {
         let (sender, state) = watch::channel(State::default());
         let stop = CancellationToken::new();
+        let (outages, ordered) = mpsc::channel(1);
         let (name, ready, log) = (spec.name.clone(), spec.ready, spec.log.clone());
-        let task = tokio::spawn(keep_running(spec, console, stop.clone(), kill, sender));
+        let watched = keep_running(spec, console, stop.clone(), kill, sender, ordered);
+        let task = tokio::spawn(watched);
         Self {
             name,
             ready,
             log,
             state,
             stop,
+            outages,
             task,
         }
+    }
+
+    /// What kills this child for a while.
+    pub(crate) fn outage(&self) -> Outage {
+        Outage(self.outages.clone())
     }
 
     /// Waits until the child can be used.
@@ -150,6 +171,7 @@ async fn keep_running(
     stop: CancellationToken,
     kill: CancellationToken,
     state: watch::Sender<State>,
+    mut outages: mpsc::Receiver<Duration>,
 ) -> Option<String> {
     let mut pause = PAUSE_MIN;
     loop {
@@ -173,6 +195,12 @@ async fn keep_running(
         console.say(format_args!("  {:<28} process {pid}{again}", spec.name));
         let ended = tokio::select! {
             ended = child.wait() => ended,
+            Some(length) = outages.recv() => {
+                if !keep_away(&mut child, pid, &spec.name, length, &console, &stop).await {
+                    return None;
+                }
+                continue;
+            }
             () = stop.cancelled() => {
                 let ended = end(&mut child, pid, &spec.name, &kill).await?;
                 let trouble = format!("{ended}; {}", last_words(&spec.log, logged));
@@ -210,6 +238,27 @@ async fn keep_running(
             return Some(trouble);
         }
     }
+}
+
+/// Kills the child and waits. Returns whether it is to be started again.
+async fn keep_away(
+    child: &mut tokio::process::Child,
+    pid: u32,
+    name: &str,
+    length: Duration,
+    console: &Console,
+    stop: &CancellationToken,
+) -> bool {
+    if let Err(error) = child.kill().await {
+        tracing::error!(%error, name, "killing a child failed");
+    }
+    console.say(format_args!(
+        "  {name} (process {pid}) was killed on purpose; it comes back in {} s",
+        length.as_secs_f64()
+    ));
+    stop.run_until_cancelled(tokio::time::sleep(length))
+        .await
+        .is_some()
 }
 
 fn cannot_start(spec: &Spec, error: &io::Error, state: &watch::Sender<State>) -> String {

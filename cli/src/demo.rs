@@ -37,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::DemoArgs,
+    children::Outage,
     console::{Console, line},
     exit::{FAILURE, Failure, OK, Outcome},
     role::Signals,
@@ -75,7 +76,10 @@ async fn demo(args: &DemoArgs) -> Outcome {
     let slugs: Vec<&str> = services.chain([DRIVER]).collect();
     let ports = Ports::choose(args.ports, &slugs)?;
     let (listeners, apps) = listen(slugs.len()).await?;
-    let files = provision::provision(&data, &system, &ports, &apps, args.estate).await?;
+    let files = {
+        let svid_ttl_s = args.svid_ttl.as_secs();
+        provision::provision(&data, &system, &ports, &apps, svid_ttl_s, args.estate).await?
+    };
     let console = Arc::new(Console::new());
     let switches = Switches::new(signals, Arc::clone(&console));
     let stage = stage(system, &ports)?;
@@ -102,7 +106,7 @@ async fn demo(args: &DemoArgs) -> Outcome {
             .start(&program, &files, &ports, &run.switches.time_up)
             .await;
         let driven = match started {
-            Ok(()) => run.drive(&mut traces).await,
+            Ok(()) => run.drive(&mut traces, estate.control_outage()).await,
             Err(error) => Err(error),
         };
         let troubles = estate.stop().await;
@@ -204,7 +208,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Drives calls until the time is up; returns how many traces did not end.
-    async fn drive(&mut self, traces: &mut Traces) -> anyhow::Result<u64> {
+    async fn drive(&mut self, traces: &mut Traces, control: Option<Outage>) -> anyhow::Result<u64> {
         let time_up = &self.switches.time_up;
         if time_up.is_cancelled() {
             return Ok(0);
@@ -234,7 +238,7 @@ impl Run<'_> {
         let clock = async {
             if let Some(time) = time {
                 // Also a signal ends the time.
-                let _sooner = time_up.run_until_cancelled(tokio::time::sleep(time)).await;
+                let _sooner = time_up.run_until_cancelled(self.pass(time, control)).await;
                 time_up.cancel();
             }
         };
@@ -263,6 +267,18 @@ impl Run<'_> {
             story.await.context("telling the story of a grant")??;
         }
         Ok(open)
+    }
+
+    /// Lets the time pass, with control away in the middle of it when that was asked for.
+    async fn pass(&self, time: Duration, control: Option<Outage>) {
+        if let (Some(away), Some(control)) = (self.args.kill_control, control) {
+            let before = time.saturating_sub(away) / 2;
+            tokio::time::sleep(before).await;
+            control.begin(away).await;
+            tokio::time::sleep(time.saturating_sub(before)).await;
+        } else {
+            tokio::time::sleep(time).await;
+        }
     }
 
     /// Shows the counts until the calls have ended.

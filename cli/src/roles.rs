@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    children::{Child, Ready, Spec},
+    children::{Child, Outage, Ready, Spec},
     console::Console,
     site::{RoleFiles, RolePorts},
 };
@@ -85,6 +85,12 @@ impl Roles {
             Some((_, child)) => child.ready().await,
             None => Ok(()),
         }
+    }
+
+    /// What kills control for a while; nothing when it was not started.
+    pub(crate) fn control_outage(&self) -> Option<Outage> {
+        let control = self.children.iter().find(|(name, _)| *name == "control");
+        control.map(|(_, child)| child.outage())
     }
 
     /// Stops query, control and, last, the collector, which takes and seals what the others deliver. Returns what did not

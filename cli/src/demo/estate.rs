@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ports::Ports, provision::Provisioned};
 use crate::{
-    children::{Child, Ready, Spec},
+    children::{Child, Outage, Ready, Spec},
     console::Console,
     roles::Roles,
     site::AUDITOR,
@@ -81,6 +81,11 @@ impl Estate {
         self.console
             .say(format_args!("{} proxies are ready", self.proxies.len()));
         Ok(())
+    }
+
+    /// What kills control for a while; nothing when it was not started.
+    pub(crate) fn control_outage(&self) -> Option<Outage> {
+        self.roles.control_outage()
     }
 
     /// Stops the proxies, query, control and, last, the collector, which takes and seals what the others deliver.

@@ -24,8 +24,6 @@ pub(crate) const TRUST_DOMAIN: &str = "demo.counterfoil.test";
 pub(crate) const ORIGIN: &str = "demo.counterfoil.test/collector-1";
 /// The demo seals often, so that an answer about sealed entries need not be waited for.
 const SEAL_INTERVAL_S: u64 = 10;
-/// So short that certificates are renewed while somebody looks on.
-const SVID_TTL_S: u64 = 40;
 /// Who asks for grants in the demo.
 pub(crate) const REQUESTER: &str = "ines";
 /// Who owns the demo's APIs, and so decides.
@@ -47,8 +45,8 @@ pub(crate) struct Provisioned {
 
 /// Prepares the data directory; one of an earlier demo keeps its books, keys and identities.
 ///
-/// `apps` are the addresses of the services' applications and, last, of the driver's; `estate` is the
-/// number of further workloads.
+/// `apps` are the addresses of the services' applications and, last, of the driver's; `svid_ttl_s` is
+/// the life of a certificate, and `estate` the number of further workloads.
 ///
 /// # Errors
 /// When a file cannot be written, or the estate is refused.
@@ -57,13 +55,14 @@ pub(crate) async fn provision(
     system: &System,
     ports: &Ports,
     apps: &[SocketAddr],
+    svid_ttl_s: u64,
     estate: Option<usize>,
 ) -> anyhow::Result<Provisioned> {
     let settings = Settings {
         trust_domain: TRUST_DOMAIN.to_owned(),
         origin: ORIGIN.to_owned(),
         seal_interval_s: SEAL_INTERVAL_S,
-        svid_ttl_s: SVID_TTL_S,
+        svid_ttl_s,
         ports: ports.roles,
     };
     let site = Site::prepare(data, settings)?;

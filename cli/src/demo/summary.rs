@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::atomic::Ordering};
 
 use counterfoil_columns::DataDirectory;
-use counterfoil_entry::Time;
+use counterfoil_entry::{Time, clock};
 use serde_json::Value;
 
 use super::{checkpoints::Checkpoints, driver::Tally};
@@ -119,6 +119,11 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<bool> {
         None => row("checkpoint", "none was saved"),
     }
     let from = figures.from;
+    let mesh = format!(
+        "select * from mesh_availability('{from}', '{}')",
+        clock::wall()
+    );
+    row("mesh", mesh_text(&books.ask(&mesh).await?));
     let sent = books
         .ask(&format!("{SENT} and start_time >= timestamp '{from}'"))
         .await?;
@@ -199,6 +204,18 @@ fn gaps_text(gaps: i64, dropped: i64) -> String {
         (0, _) => format!("none beside the {dropped} entries declared as dropped"),
         _ => format!("{gaps}; see the view gaps"),
     }
+}
+
+fn mesh_text(answer: &Answer) -> String {
+    let count = |column| count(answer, column);
+    format!(
+        "control up in {} of {} slots of 10 s, {} of them unknown; {} of {} calls failed between the proxies (this run)",
+        count("slots_up"),
+        count("slots"),
+        count("slots_unknown"),
+        count("data_plane_failed"),
+        count("data_plane_calls"),
+    )
 }
 
 fn row(name: &str, text: impl std::fmt::Display) {
