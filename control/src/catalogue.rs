@@ -51,6 +51,9 @@ pub(crate) enum GrantState {
     Approved,
     /// Asked for: only the candidate rights hold it.
     Requested,
+    /// Turned down or taken away: no rights hold it, and its consumer still knows the server, which
+    /// denies.
+    Ended,
 }
 
 /// One grant, with its operations written out. All of them are operations of the API as it is now.

@@ -77,7 +77,7 @@ fn is_in_force(rule: &GrantRule) -> bool {
 
 /// Whether they would if every open proposal were decided.
 fn is_candidate(rule: &GrantRule) -> bool {
-    !rule.revocation_proposed
+    rule.state != GrantState::Ended && !rule.revocation_proposed
 }
 
 /// The grants that `holds` takes, one for each operation.
@@ -108,9 +108,9 @@ fn consumers<'a>(catalogue: &Catalogue, grants: impl Iterator<Item = &'a Grant>)
         .collect()
 }
 
-/// The declared dependencies: the servers of the APIs for which `consumer` holds a grant or has asked
-/// for one, so that it can call as soon as that is approved, and see itself denied before. All
-/// operations of such an API are named, so that a denied call is still written down by its name.
+/// The declared dependencies: the servers of the APIs for which `consumer` holds a grant, has asked for
+/// one, or had one, so that it can call as soon as that is approved, and is denied by the callee before
+/// and after. All operations of such an API are named, so that a denied call is still written down by its name.
 fn peers(catalogue: &Catalogue, consumer: &SpiffeId) -> Vec<PeerRights> {
     let held: BTreeSet<&str> = catalogue
         .grants_of(consumer)

@@ -9,7 +9,8 @@ use counterfoil_trust::SpiffeId;
 use super::records::{ApiRecord, ApiStatus, EventRecord, GrantRecord, State};
 use crate::catalogue::{Api, Catalogue, GrantRule, GrantState, WorkloadRule};
 
-/// Calls under a grant that ended are denied as `grant_expired` for that long, then as `grant_none`.
+/// Calls under a grant that expired are denied as `grant_expired` for that long, then as `grant_none`; a
+/// consumer whose last grant on a server is over knows the server for that long.
 const EXPIRED_KEPT_NS: i64 = 30 * 86_400 * 1_000_000_000;
 
 /// The newest revision of everything. Clones share their elements.
@@ -137,7 +138,8 @@ impl Estate {
         let state = match grant.state {
             State::Requested => GrantState::Requested,
             State::Approved | State::Expired if grant.decided_by.is_some() => GrantState::Approved,
-            _ => return None,
+            State::Rejected | State::Revoked => GrantState::Ended,
+            State::Approved | State::Expired => return None,
         };
         if now.since_ns(grant.expires) > EXPIRED_KEPT_NS {
             return None;

@@ -286,10 +286,17 @@ fn what_is_proposed_is_seen_by_the_shadow_only() {
     // Who asks for the first grant on an API can reach its server, to be denied there until then.
     let mut catalogue = small(Access::Bundle);
     catalogue.take_grant("g-1");
-    catalogue.put_grant(asked);
+    catalogue.put_grant(asked.clone());
     office.change(&catalogue, &[LEDGER, PORTAL]);
     assert_eq!(office.bundle(PORTAL).rights.peers[0].name, "ledger");
     assert!(office.bundle(LEDGER).rights.grants.is_empty());
+    // Who had one can, too, and is denied there; the shadow does not hold what is over.
+    asked.state = GrantState::Ended;
+    catalogue.put_grant(asked);
+    office.change(&catalogue, &[LEDGER, PORTAL]);
+    assert_eq!(office.bundle(PORTAL).rights.peers[0].name, "ledger");
+    let rights = office.bundle(LEDGER).rights;
+    assert!(rights.grants.is_empty() && rights.candidate.is_none());
 }
 
 #[test]
