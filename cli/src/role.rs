@@ -1,25 +1,29 @@
 //! Runs a server role in this process: configuration first, then the role until a signal.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use counterfoil_collector::{CollectorConfig, CollectorError};
 use counterfoil_control::ControlConfig;
 use counterfoil_query::config::QueryConfig;
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::RoleArgs,
-    exit::{Failure, OK, Outcome},
+    exit::{FAILURE, Failure, OK, Outcome},
 };
+
+/// What an orderly end may take when the parent is gone: the others end at the same time, so that what waits for
+/// them waits in vain. Spool and journal hold everything then, as after a crash.
+const ORPHAN_MAX: Duration = Duration::from_millis(1_500);
 
 /// Runs control.
 pub(crate) fn control(args: &RoleArgs) -> Outcome {
-    follow_parent(args)?;
+    let parent = follow_parent(args)?;
     let config = ControlConfig::load(&args.config).map_err(|error| refused(&args.config, error))?;
-    until_signal(|shutdown| async {
+    until_signal(parent, |shutdown| async {
         counterfoil_control::run(config, shutdown)
             .await
             .map_err(|error| failed(error.is_config(), error))
@@ -28,10 +32,10 @@ pub(crate) fn control(args: &RoleArgs) -> Outcome {
 
 /// Runs the collector.
 pub(crate) fn collector(args: &RoleArgs) -> Outcome {
-    follow_parent(args)?;
+    let parent = follow_parent(args)?;
     let config =
         CollectorConfig::load(&args.config).map_err(|error| refused(&args.config, error))?;
-    until_signal(|shutdown| async {
+    until_signal(parent, |shutdown| async {
         counterfoil_collector::run(config, shutdown)
             .await
             .map_err(|error| {
@@ -46,9 +50,9 @@ pub(crate) fn collector(args: &RoleArgs) -> Outcome {
 
 /// Runs query.
 pub(crate) fn query(args: &RoleArgs) -> Outcome {
-    follow_parent(args)?;
+    let parent = follow_parent(args)?;
     let config = QueryConfig::load(&args.config).map_err(|error| refused(&args.config, error))?;
-    until_signal(|shutdown| async {
+    until_signal(parent, |shutdown| async {
         counterfoil_query::run(config, shutdown)
             .await
             .map_err(|error| failed(error.is_configuration(), error))
@@ -75,16 +79,19 @@ fn failed(is_configuration: bool, error: impl Into<anyhow::Error>) -> Failure {
     }
 }
 
-fn follow_parent(args: &RoleArgs) -> anyhow::Result<()> {
+/// The parent process, when this one is to end with it.
+type Parent = Option<Pid>;
+
+fn follow_parent(args: &RoleArgs) -> anyhow::Result<Parent> {
     if args.die_with_parent {
         die_with_parent()
     } else {
-        Ok(())
+        Ok(None)
     }
 }
 
 /// Ends this process by SIGTERM when the one that started it ends.
-fn die_with_parent() -> anyhow::Result<()> {
+fn die_with_parent() -> anyhow::Result<Parent> {
     let before = getppid();
     set_parent_process_death_signal(Some(Signal::TERM))
         .context("asking to end with the parent process")?;
@@ -92,10 +99,10 @@ fn die_with_parent() -> anyhow::Result<()> {
     if getppid() != before {
         anyhow::bail!("the parent process has ended");
     }
-    Ok(())
+    Ok(before)
 }
 
-fn until_signal<R>(role: impl FnOnce(CancellationToken) -> R) -> Outcome
+fn until_signal<R>(parent: Parent, role: impl FnOnce(CancellationToken) -> R) -> Outcome
 where
     R: Future<Output = Result<(), Failure>>,
 {
@@ -110,8 +117,15 @@ where
         let stop = shutdown.clone();
         let mut signals = Signals::new()?;
         tokio::spawn(async move {
-            signals.next().await;
-            stop.cancel();
+            loop {
+                signals.next().await;
+                stop.cancel();
+                if parent.is_some() && getppid() != parent {
+                    tokio::time::sleep(ORPHAN_MAX).await;
+                    tracing::warn!("the parent process is gone, and not all could be delivered: ending as it is");
+                    std::process::exit(FAILURE.into());
+                }
+            }
         });
         role(shutdown).await?;
         Ok(OK)

@@ -2,16 +2,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use counterfoil_proxy::{BUILD, Config};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// The configuration cannot be used (sysexits' EX_USAGE).
 const EXIT_CONFIG: u8 = 64;
+/// What draining may take when the parent is gone: collector and control end at the same time, so that
+/// what waits for them waits in vain. The spool holds everything then, as after a crash.
+const ORPHAN_MAX: Duration = Duration::from_millis(1_500);
 
 /// The proxy beside one workload: mutual TLS, decisions, and an entry for every call.
 #[derive(Debug, Parser)]
@@ -56,7 +60,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match serve(&config) {
+    match serve(&config, config.die_with_parent.then_some(parent).flatten()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -65,7 +69,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<()> {
+/// Serves until a signal; `parent` is the process to end with.
+fn serve(config: &Config, parent: Option<Pid>) -> anyhow::Result<()> {
     tracing::info!(build = BUILD, writer = config.writer_name(), "starting");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -79,8 +84,15 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         tokio::spawn({
             let stop = stop.clone();
             async move {
-                tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
-                stop.cancel();
+                loop {
+                    tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+                    stop.cancel();
+                    if parent.is_some() && getppid() != parent {
+                        tokio::time::sleep(ORPHAN_MAX).await;
+                        tracing::warn!("the parent process is gone: ending, the spool keeps what was not delivered");
+                        std::process::exit(1);
+                    }
+                }
             }
         });
         Ok(counterfoil_proxy::run(config, stop).await?)

@@ -1,6 +1,6 @@
 //! `kill -9` of each part, and of all of them.
 
-use crate::world::{Demo, eventually, number, rows, verify};
+use crate::world::{Demo, eventually, is_running, number, rows, verify};
 
 fn complete(demo: &mut Demo) {
     let said = demo.finish_well();
@@ -81,7 +81,12 @@ fn a_directory_left_by_kill_9_still_answers_and_verifies() {
         let open = psql.number("select count(*) from entries where segment is null");
         (sealed > 0 && open > 0).then(|| psql.number("select count(*) from entries"))
     });
+    let children = demo.child_ids(&["--config"]);
+    assert!(children.len() > 10, "{children:?}");
     demo.abandon();
+    eventually("the children end with their parent", 5, || {
+        (!children.iter().any(|id| is_running(*id))).then_some(())
+    });
     assert!(number(demo.data(), "select count(*) from entries") >= before);
     let (code, verdict) = verify(demo.data(), &[]);
     assert_eq!(code, 0, "{verdict}");

@@ -152,22 +152,26 @@ impl Demo {
 
     /// The process id of the child whose command line holds all of `words`.
     pub(crate) fn child_id(&self, words: &[&str]) -> Option<i32> {
+        self.child_ids(words).first().copied()
+    }
+
+    /// The process ids of all such children.
+    pub(crate) fn child_ids(&self, words: &[&str]) -> Vec<i32> {
         let parent = self.child.id().to_string();
-        std::fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .find_map(|process| {
-                let path = process.path();
-                let status = std::fs::read_to_string(path.join("status")).ok()?;
-                let of_us = status.lines().any(|line| {
-                    line.strip_prefix("PPid:")
-                        .is_some_and(|id| id.trim() == parent)
-                });
-                let command = text(&std::fs::read(path.join("cmdline")).ok()?).replace('\0', " ");
-                (of_us && words.iter().all(|word| command.contains(word)))
-                    .then(|| process.file_name().to_string_lossy().parse().ok())
-                    .flatten()
-            })
+        let child = |process: std::fs::DirEntry| {
+            let path = process.path();
+            let status = std::fs::read_to_string(path.join("status")).ok()?;
+            let of_us = status.lines().any(|line| {
+                line.strip_prefix("PPid:")
+                    .is_some_and(|id| id.trim() == parent)
+            });
+            let command = text(&std::fs::read(path.join("cmdline")).ok()?).replace('\0', " ");
+            (of_us && words.iter().all(|word| command.contains(word)))
+                .then(|| process.file_name().to_string_lossy().parse().ok())
+                .flatten()
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes.filter_map(child).collect()
     }
 
     /// `kill -9` of that child; gives its process id.
@@ -218,6 +222,12 @@ impl Drop for Demo {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Whether the process is there and does something yet.
+pub(crate) fn is_running(id: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"));
+    status.is_ok_and(|status| !status.contains("State:\tZ"))
 }
 
 fn signal(id: i32, signal: rustix::process::Signal) {
