@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use conform::{ConformArgs, ConformOutput};
 pub(crate) use people::{
     ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
-    PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
+    PolicyCommand, RequestArgs, TokenArgs, TokenOutput, WorkloadAddArgs, WorkloadArgs,
+    WorkloadCommand,
 };
 pub(crate) use sim::{FiguresOutput, SimArgs};
 pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, ProxyConfigArgs, UpArgs};
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Grant(GrantArgs),
     /// Ask what would be decided on a call, and why
     Policy(PolicyArgs),
+    /// Print the access token that a workload gets for an API
+    Token(TokenArgs),
     /// Measure control with a fleet of simulated proxies, killing it once
     Sim(SimArgs),
     /// Run the control plane: catalogue, grants, certificates

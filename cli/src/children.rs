@@ -26,16 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     console::{Console, escaped},
-    exit::CONFIGURATION,
+    exit::{CONFIGURATION, INTEGRITY},
 };
 
 /// How long a child may take until it answers.
 const READY_MAX: Duration = Duration::from_secs(90);
 /// How long a child may take to stop: the collector's last seal is the longest.
 const STOP_MAX: Duration = Duration::from_secs(45);
-/// A child that refuses its configuration this often will not take it later. Others may have to wait until the children
-/// of a killed demo have let go of the books.
-const REFUSALS_MAX: u32 = 2;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// No more of a log is read to quote its end.
@@ -90,7 +87,8 @@ impl Outage {
 #[derive(Debug, Default, Clone)]
 struct State {
     starts: u32,
-    refusals: u32,
+    /// It will not be started again.
+    is_given_up: bool,
     last_end: Option<String>,
 }
 
@@ -127,7 +125,7 @@ impl Child {
         let waiting = async {
             loop {
                 let state = self.state.borrow().clone();
-                if state.refusals >= REFUSALS_MAX
+                if state.is_given_up
                     && let Some(end) = state.last_end
                 {
                     bail!("{} ended with {end} before it was ready", self.name);
@@ -208,23 +206,11 @@ async fn keep_running(
                 return Some(trouble);
             }
         };
-        let refused = ended
-            .as_ref()
-            .is_ok_and(|status| status.code() == Some(CONFIGURATION.into()));
-        let ended = ended.map_or_else(|error| error.to_string(), describe);
-        let words = last_words(&spec.log, logged);
-        console.say(format_args!(
-            "  {} (process {pid}) ended with {ended}; {words}; starting it again",
-            spec.name
-        ));
-        let trouble = format!(
-            "{} could not be kept running: it ended with {ended}; {words}",
-            spec.name
-        );
-        state.send_modify(|state| {
-            state.refusals += u32::from(refused);
-            state.last_end = Some(ended);
-        });
+        let is_given_up = ended.as_ref().is_ok_and(refuses);
+        let trouble = told(&spec, pid, ended, is_given_up, logged, &console, &state);
+        if is_given_up {
+            return Some(trouble);
+        }
         pause = if clock::mono_ns() - from > LIVED_NS {
             PAUSE_MIN
         } else {
@@ -238,6 +224,44 @@ async fn keep_running(
             return Some(trouble);
         }
     }
+}
+
+/// Who refuses configuration or books does so again; others may have to wait until the children of a killed demo have
+/// let go of the books.
+fn refuses(status: &ExitStatus) -> bool {
+    let code = status.code();
+    [CONFIGURATION, INTEGRITY]
+        .into_iter()
+        .any(|refusal| code == Some(refusal.into()))
+}
+
+/// Says how the child ended; returns it as something that went wrong.
+fn told(
+    spec: &Spec,
+    pid: u32,
+    ended: io::Result<ExitStatus>,
+    is_given_up: bool,
+    logged: u64,
+    console: &Console,
+    state: &watch::Sender<State>,
+) -> String {
+    let ended = ended.map_or_else(|error| error.to_string(), describe);
+    let words = last_words(&spec.log, logged);
+    let then = if is_given_up {
+        "it is not started again"
+    } else {
+        "starting it again"
+    };
+    let name = &spec.name;
+    console.say(format_args!(
+        "  {name} (process {pid}) ended with {ended}; {words}; {then}"
+    ));
+    let trouble = format!("{name} could not be kept running: it ended with {ended}; {words}");
+    state.send_modify(|state| {
+        state.is_given_up = is_given_up;
+        state.last_end = Some(ended);
+    });
+    trouble
 }
 
 /// Kills the child and waits. Returns whether it is to be started again.
@@ -264,7 +288,7 @@ async fn keep_away(
 fn cannot_start(spec: &Spec, error: &io::Error, state: &watch::Sender<State>) -> String {
     let program = spec.program.display();
     state.send_modify(|state| {
-        state.refusals = REFUSALS_MAX;
+        state.is_given_up = true;
         state.last_end = Some(format!("{error} when {program} was started"));
     });
     format!(
@@ -432,6 +456,18 @@ mod tests {
             told.ends_with("worker.log: no \\u{1b}[31mspace left"),
             "{told}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_child_that_refuses_its_configuration_is_not_started_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let spec = shell(directory.path(), "echo wrong key; exit 64");
+        let console = Arc::new(Console::new());
+        let child = Child::start(spec, console, CancellationToken::new());
+        let refused = child.ready().await.unwrap_err().to_string();
+        assert!(refused.contains("wrong key"), "{refused}");
+        assert_eq!(child.state.borrow().starts, 1);
+        assert!(child.stop().await.unwrap().contains("exit code 64"));
     }
 
     #[tokio::test]

@@ -76,10 +76,7 @@ async fn demo(args: &DemoArgs) -> Outcome {
     let slugs: Vec<&str> = services.chain([DRIVER]).collect();
     let ports = Ports::choose(args.ports, &slugs)?;
     let (listeners, apps) = listen(slugs.len()).await?;
-    let files = {
-        let svid_ttl_s = args.svid_ttl.as_secs();
-        provision::provision(&data, &system, &ports, &apps, svid_ttl_s, args.estate).await?
-    };
+    let files = provision::provision(&data, &system, &ports, &apps, args).await?;
     let console = Arc::new(Console::new());
     let switches = Switches::new(signals, Arc::clone(&console));
     let stage = stage(system, &ports)?;

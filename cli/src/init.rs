@@ -9,8 +9,9 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{InitArgs, ProxyConfigArgs},
+    args::{InitArgs, PortChoice, ProxyConfigArgs},
     console::{line, word},
+    demo::ports,
     exit::{Failure, OK, Outcome},
     site::{AUDITOR, Joining, OBJECTIVES, ProxySpec, RolePorts, Settings, Site, people},
 };
@@ -58,7 +59,10 @@ fn make(directory: &Path, args: &InitArgs) -> anyhow::Result<Site> {
         trust_domain: args.trust_domain.clone(),
         seal_interval_s: 30,
         svid_ttl_s: 86_400,
-        ports: RolePorts::documented(),
+        ports: match args.ports {
+            PortChoice::Default => RolePorts::documented(),
+            PortChoice::Auto => ports::free_roles()?,
+        },
     };
     let site = Site::prepare(&data, settings)?;
     site.write("objectives/default.yaml", OBJECTIVES)?;

@@ -15,6 +15,7 @@ mod rows;
 mod sim;
 mod site;
 mod sql;
+mod token;
 mod up;
 mod verify;
 
@@ -61,6 +62,7 @@ fn run(command: &Command) -> Outcome {
         Command::Workload(args) => people::workload(args),
         Command::Grant(args) => people::grant(args),
         Command::Policy(args) => people::policy(args),
+        Command::Token(args) => token::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Control(args) => role::control(args),
         Command::Collector(args) => role::collector(args),

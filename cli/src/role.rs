@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
-use counterfoil_collector::{CollectorConfig, CollectorError};
+use counterfoil_collector::CollectorConfig;
 use counterfoil_control::ControlConfig;
 use counterfoil_query::config::QueryConfig;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::RoleArgs,
-    exit::{FAILURE, Failure, OK, Outcome},
+    exit::{FAILURE, Failure, INTEGRITY, OK, Outcome},
+    site::known_version,
 };
 
 /// What an orderly end may take when the parent is gone: the others end at the same time, so that what waits for
@@ -23,6 +24,7 @@ const ORPHAN_MAX: Duration = Duration::from_millis(1_500);
 pub(crate) fn control(args: &RoleArgs) -> Outcome {
     let parent = follow_parent(args)?;
     let config = ControlConfig::load(&args.config).map_err(|error| refused(&args.config, error))?;
+    known_version(&config.data_dir).map_err(Failure::configuration)?;
     until_signal(parent, |shutdown| async {
         counterfoil_control::run(config, shutdown)
             .await
@@ -39,11 +41,14 @@ pub(crate) fn collector(args: &RoleArgs) -> Outcome {
         counterfoil_collector::run(config, shutdown)
             .await
             .map_err(|error| {
-                let is_configuration = matches!(
-                    error,
-                    CollectorError::Config(_) | CollectorError::Directory(_)
-                );
-                failed(is_configuration, error)
+                if error.is_damage() {
+                    Failure {
+                        code: INTEGRITY,
+                        error: error.into(),
+                    }
+                } else {
+                    failed(error.is_configuration(), error)
+                }
             })
     })
 }

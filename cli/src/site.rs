@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use counterfoil_columns::directory::DataDirectory;
+use counterfoil_columns::directory::{DataDirectory, DirectoryError};
 use counterfoil_entry::tree;
 use counterfoil_ledger::note::LogKey;
 use counterfoil_trust::{bundle::BundleKeys, scram::Verifier};
@@ -144,6 +144,7 @@ impl Site {
     /// # Errors
     /// When there is none, or its files cannot be read.
     pub(crate) fn open(root: &Path) -> anyhow::Result<Self> {
+        known_version(root)?;
         let file = root.join(SITE_FILE);
         let text = fs::read_to_string(&file).with_context(|| {
             format!(
@@ -378,3 +379,13 @@ spec:
       value: 500
       target: 0.95
 "#;
+/// Refuses a data directory of a later version; there need not be one yet.
+///
+/// # Errors
+/// With its file and both versions.
+pub(crate) fn known_version(data_dir: &Path) -> Result<(), DirectoryError> {
+    match DataDirectory::open(data_dir) {
+        Ok(_) | Err(DirectoryError::NotOne(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

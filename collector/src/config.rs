@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use counterfoil_spool::join::IdentityConfig;
+use counterfoil_spool::join::{IdentityConfig, UnusableIdentity};
 use serde::Deserialize;
 
 /// Configuration of a collector, as its TOML file gives it.
@@ -60,6 +60,19 @@ pub enum ConfigError {
         path: PathBuf,
         /// Line, key and what is wrong.
         detail: String,
+    },
+    /// The section `[identity]`, or a file that it names, cannot be used.
+    #[error(transparent)]
+    Identity(#[from] UnusableIdentity),
+    /// There is a log, and its key is not where the configuration says.
+    #[error(
+        "log_key_file: {path} is not there, and the log {origin} was begun with its key: name the file of that key"
+    )]
+    LogKeyLost {
+        /// Where the key was looked for.
+        path: PathBuf,
+        /// The log.
+        origin: String,
     },
     /// A value is out of its range.
     #[error("{key} = {value}: expected {expected}")]

@@ -38,6 +38,7 @@ pub async fn run(
     config: CollectorConfig,
     shutdown: CancellationToken,
 ) -> Result<(), CollectorError> {
+    config.identity.check().map_err(ConfigError::Identity)?;
     let prepared = Prepared::open(config).await?;
     let identity_config = prepared.config().identity.clone();
     let mut lane = prepared.lane();

@@ -30,7 +30,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::own_files::{control_id, lock, log_key};
+use self::own_files::{check_log_key, control_id, lock, log_key};
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
 use crate::intake::Desks;
@@ -95,6 +95,31 @@ pub enum CollectorError {
     Thread(&'static str),
 }
 
+impl CollectorError {
+    /// Whether the configuration, or what it names, is at fault. No port was bound.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Directory(_))
+    }
+
+    /// Whether books or journal are damaged, so that another start cannot help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let Self::Recover(error) = self else {
+            return false;
+        };
+        // What the file system refuses now it may allow later.
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = cause {
+            if error.is::<io::Error>() {
+                return false;
+            }
+            cause = error.source();
+        }
+        true
+    }
+}
+
 /// A collector whose configuration, data directory, lock, port and spool are in order.
 #[derive(Debug)]
 pub struct Prepared {
@@ -135,6 +160,7 @@ impl Prepared {
     pub async fn open(config: CollectorConfig) -> Result<Self, CollectorError> {
         config.check()?;
         let data = DataDirectory::create(&config.data_dir)?;
+        check_log_key(&config, &data)?;
         let lock = Arc::new(lock(&data.journal(&config.origin))?);
         let address = config.listen;
         let listener = TcpListener::bind(address)

@@ -99,9 +99,10 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// Whether configuration or people's file is wrong, so that a restart alone cannot help.
+    /// Whether the configuration, the people's file, or keys and root certificate are wrong, so that a
+    /// restart alone cannot help.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::People(_))
+        matches!(self, Self::Config(_) | Self::People(_) | Self::Authority(_))
     }
 }
 

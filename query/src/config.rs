@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use counterfoil_entry::id::RetentionClass;
-use counterfoil_spool::join::IdentityConfig;
+use counterfoil_spool::join::{IdentityConfig, UnusableIdentity};
 use serde::Deserialize;
 
 /// Statements that run at once: more wait, so that each keeps its share of memory.
@@ -84,6 +84,9 @@ pub enum ConfigError {
         /// What does not fit, with its line.
         detail: String,
     },
+    /// The section `[identity]`, or a file that it names, cannot be used.
+    #[error(transparent)]
+    Identity(#[from] UnusableIdentity),
     /// A value is out of its range.
     #[error("configuration key {key} is {value}: {accepted}")]
     Value {

@@ -101,7 +101,11 @@ impl RunError {
     pub const fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Config(_) | Self::Users(_) | Self::Objectives(_) | Self::Tls { .. }
+            Self::Config(_)
+                | Self::Users(_)
+                | Self::Objectives(_)
+                | Self::Tls { .. }
+                | Self::Books(BooksError::Directory(_))
         )
     }
 }
@@ -114,6 +118,7 @@ impl RunError {
 /// [`RunError`] when it cannot start.
 pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(), RunError> {
     config.check()?;
+    config.identity.check().map_err(ConfigError::Identity)?;
     let users = Arc::new(Users::load(&config.users_file)?);
     let objectives = match &config.objectives_dir {
         Some(directory) => objectives::load(directory)?,

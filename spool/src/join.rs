@@ -14,12 +14,14 @@ use crate::backoff::Backoff;
 use crate::client::{ClientError, Reply};
 
 mod bundle;
+mod check;
 mod issue;
 mod kept;
 mod rotation;
 
 pub use bundle::{BundleLink, BundleQuery, FetchedBundle};
-pub use kept::is_kept;
+pub use check::UnusableIdentity;
+pub use kept::{is_kept, load as load_kept};
 pub use rotation::renew_loop;
 
 use rotation::Rotations;

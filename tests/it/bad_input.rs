@@ -69,6 +69,8 @@ fn a_directory_of_a_newer_version_is_refused_everywhere() {
             &["demo", "--for", "1s", "--ports", "auto", "--data-dir", data][..],
             64,
         ),
+        (&["api", "list", "--data-dir", data][..], 1),
+        (&["verify", data][..], 2),
     ] {
         let output = counterfoil(command);
         assert_eq!(
@@ -177,4 +179,114 @@ fn wrong_use_ends_with_2() {
             said(&output)
         );
     }
+}
+
+/// An estate that nobody runs; the folder, and the configuration of a role.
+fn estate() -> (tempfile::TempDir, impl Fn(&str) -> std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("bank");
+    let made = counterfoil(&[
+        "init",
+        data.to_str().unwrap(),
+        "--trust-domain",
+        "bank.test",
+    ]);
+    assert!(made.status.success(), "{}", said(&made));
+    (folder, move |role| data.join(format!("config/{role}.toml")))
+}
+
+#[test]
+fn a_role_whose_identity_cannot_be_used_ends_with_64_before_any_port_is_bound() {
+    for role in ["collector", "query"] {
+        let (_folder, config) = estate();
+        let file = config(role);
+        let good = std::fs::read_to_string(&file).unwrap();
+        for (key, value) in [
+            ("spiffe_id", "no id"),
+            ("control", "127.0.0.1"),
+            ("roots_pem_file", "/nowhere/roots.pem"),
+            ("roots_pem_file", "/etc/hostname"),
+            ("join_token_file", "/nowhere/token"),
+        ] {
+            let lines = good.lines().map(|line| match line.split_once(" = ") {
+                Some((found, _)) if found == key => format!("{key} = \"{value}\""),
+                _ => line.to_owned(),
+            });
+            let changed = lines.collect::<Vec<_>>().join("\n");
+            assert_ne!(changed, good.trim_end(), "{key}");
+            std::fs::write(&file, changed).unwrap();
+            let output = counterfoil(&[role, "--config", file.to_str().unwrap()]);
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(64), "{role} {key}: {said}");
+            assert!(
+                said.contains(&format!("identity.{key}")),
+                "{role} {key}: {said}"
+            );
+            assert!(said.contains(value), "{role} {key}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_control_whose_keys_cannot_be_read_ends_with_64_and_names_the_file() {
+    let (folder, config) = estate();
+    let control = folder.path().join("bank/control");
+    for file in ["ca.key", "ca.pem", "governance.key"] {
+        let path = control.join(file);
+        let good = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "no key\n").unwrap();
+        let output = counterfoil(&["control", "--config", config("control").to_str().unwrap()]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(64), "{file}: {said}");
+        assert!(said.contains(file), "{file}: {said}");
+        std::fs::write(&path, good).unwrap();
+    }
+}
+
+#[test]
+fn roles_refuse_a_directory_of_a_newer_version_with_64() {
+    let (folder, config) = estate();
+    std::fs::write(folder.path().join("bank/format"), "counterfoil-data 2\n").unwrap();
+    for role in ["control", "collector", "query"] {
+        let output = counterfoil(&[role, "--config", config(role).to_str().unwrap()]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(64), "{role}: {said}");
+        assert!(said.contains("newer"), "{role}: {said}");
+    }
+}
+
+#[test]
+fn damaged_books_are_told_once_and_nothing_is_tried_for_ever() {
+    let mut demo = Demo::start(&["--for", "3s"]);
+    demo.finish_well();
+    let data = demo.data();
+    let manifests: Vec<_> = std::fs::read_dir(data.join("books/log"))
+        .unwrap()
+        .map(|origin| origin.unwrap().path().join("manifests"))
+        .collect();
+    let first = std::fs::read_dir(&manifests[0]).unwrap().next().unwrap();
+    let first = first.unwrap().path();
+    let mut bytes = std::fs::read(&first).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&first, bytes).unwrap();
+    let again = ["demo", "--for", "3s", "--ports", "auto", "--data-dir"];
+    let output = counterfoil(&[&again[..], &[data.to_str().unwrap()]].concat());
+    let said = said(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("exit code 3") && said.contains("manifest"),
+        "{said}"
+    );
+    assert_eq!(said.matches("it is not started again").count(), 1, "{said}");
+
+    let origin = manifests[0].parent().unwrap().file_name().unwrap();
+    let key = data.join("collector/log.key");
+    let config = data.join("config/collector.toml");
+    assert!(key.exists() && config.exists(), "{origin:?}");
+    std::fs::rename(&key, data.join("collector/elsewhere.key")).unwrap();
+    let output = counterfoil(&["collector", "--config", config.to_str().unwrap()]);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("log_key_file"), "{said}");
+    assert!(!key.exists(), "no other key is made");
 }

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::PortChoice;
+
 /// Options of `init`.
 #[derive(Debug, Args)]
 #[command(
@@ -16,6 +18,9 @@ pub(crate) struct InitArgs {
     /// Trust domain of the estate, as in bank.test
     #[arg(long)]
     pub(crate) trust_domain: String,
+    /// Where control, collector and query will listen: default for the documented ports, auto for free ones
+    #[arg(long, value_enum, default_value_t = PortChoice::Default)]
+    pub(crate) ports: PortChoice,
 }
 
 /// Options of `up`.

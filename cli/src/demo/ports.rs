@@ -88,15 +88,10 @@ impl Ports {
         let (found, held) = free(RolePorts::COUNT + 3 * proxies)?;
         let needed = found.len();
         let mut found = found.into_iter();
+        let roles = roles(&mut found)?;
         let mut take = || found.next().ok_or(PortError::NoneFree { needed });
         Ok(Self {
-            roles: RolePorts {
-                control: take()?,
-                people: take()?,
-                collector: take()?,
-                postgres: take()?,
-                http: take()?,
-            },
+            roles,
             proxies: (0..proxies)
                 .map(|_| {
                     Ok(ProxyPorts {
@@ -109,6 +104,27 @@ impl Ports {
             _held: held,
         })
     }
+}
+
+/// Free ports for the roles alone; another process may take them before they are listened on.
+///
+/// # Errors
+/// When they are not found.
+pub(crate) fn free_roles() -> Result<RolePorts, PortError> {
+    let (found, _held) = free(RolePorts::COUNT)?;
+    roles(&mut found.into_iter())
+}
+
+fn roles(found: &mut impl Iterator<Item = SocketAddr>) -> Result<RolePorts, PortError> {
+    let needed = RolePorts::COUNT;
+    let mut take = || found.next().ok_or(PortError::NoneFree { needed });
+    Ok(RolePorts {
+        control: take()?,
+        people: take()?,
+        collector: take()?,
+        postgres: take()?,
+        http: take()?,
+    })
 }
 
 /// So many free ports, which no other demo or simulation takes while the listeners are held.

@@ -14,6 +14,7 @@ use super::{
     ports::Ports,
 };
 use crate::{
+    args::DemoArgs,
     init,
     site::{OBJECTIVES, ProxySpec, RoleFiles, Settings, Site, people},
 };
@@ -45,8 +46,7 @@ pub(crate) struct Provisioned {
 
 /// Prepares the data directory; one of an earlier demo keeps its books, keys and identities.
 ///
-/// `apps` are the addresses of the services' applications and, last, of the driver's; `svid_ttl_s` is
-/// the life of a certificate, and `estate` the number of further workloads.
+/// `apps` are the addresses of the services' applications and, last, of the driver's.
 ///
 /// # Errors
 /// When a file cannot be written, or the estate is refused.
@@ -55,14 +55,13 @@ pub(crate) async fn provision(
     system: &System,
     ports: &Ports,
     apps: &[SocketAddr],
-    svid_ttl_s: u64,
-    estate: Option<usize>,
+    args: &DemoArgs,
 ) -> anyhow::Result<Provisioned> {
     let settings = Settings {
         trust_domain: TRUST_DOMAIN.to_owned(),
         origin: ORIGIN.to_owned(),
         seal_interval_s: SEAL_INTERVAL_S,
-        svid_ttl_s,
+        svid_ttl_s: args.svid_ttl.as_secs(),
         ports: ports.roles,
     };
     let site = Site::prepare(data, settings)?;
@@ -104,7 +103,7 @@ pub(crate) async fn provision(
     init::import(&desk, json!({ "apis": apis, "grants": grants }))
         .await
         .context("bringing in the demo's catalogue")?;
-    if let Some(workloads) = estate {
+    if let Some(workloads) = args.estate {
         let body = further(workloads);
         init::import(&desk, body)
             .await

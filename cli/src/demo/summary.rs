@@ -119,11 +119,7 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<bool> {
         None => row("checkpoint", "none was saved"),
     }
     let from = figures.from;
-    let mesh = format!(
-        "select * from mesh_availability('{from}', '{}')",
-        clock::wall()
-    );
-    row("mesh", mesh_text(&books.ask(&mesh).await?));
+    plane(&books, from).await?;
     let sent = books
         .ask(&format!("{SENT} and start_time >= timestamp '{from}'"))
         .await?;
@@ -140,6 +136,16 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<bool> {
     }
     questions(figures);
     Ok(attention.is_empty())
+}
+
+/// Control and certificates in this run.
+async fn plane(books: &Offline, from: Time) -> anyhow::Result<()> {
+    let run = format!("('{from}', '{}')", clock::wall());
+    let mesh = format!("select * from mesh_availability{run}");
+    row("mesh", mesh_text(&books.ask(&mesh).await?));
+    let rotations = format!("select * from rotation_success{run} where scope = 'total'");
+    row("rotations", rotations_text(&books.ask(&rotations).await?));
+    Ok(())
 }
 
 /// What the books say of this demo.
@@ -215,6 +221,17 @@ fn mesh_text(answer: &Answer) -> String {
         count("slots_unknown"),
         count("data_plane_failed"),
         count("data_plane_calls"),
+    )
+}
+
+fn rotations_text(answer: &Answer) -> String {
+    let count = |column| count(answer, column);
+    format!(
+        "{} of {} attempts to renew a certificate succeeded; {} of {} cycles renewed before the old one expired (this run)",
+        count("successes"),
+        count("attempts"),
+        count("cycles_renewed"),
+        count("cycles"),
     )
 }
 

@@ -14,6 +14,7 @@ use crate::{
     args::DoorArgs,
     client::{HttpError, Server, Session},
     exit::Failure,
+    site::known_version,
 };
 
 /// Where control listens for people by default.
@@ -133,6 +134,7 @@ impl Door {
     }
 
     fn directory(directory: &Path, user: Option<&str>) -> anyhow::Result<Self> {
+        known_version(directory)?;
         Ok(Self::Directory {
             desk: Desk::open(directory, user.unwrap_or("nobody"))?,
             is_named: user.is_some(),

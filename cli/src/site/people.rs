@@ -11,7 +11,7 @@ use crate::{
     console::{line, raw},
     exit::{Failure, OK, Outcome},
     people::password as prompt,
-    site::{password, write_secret},
+    site::{known_version, password, write_secret},
 };
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -124,6 +124,7 @@ fn is_same(one: &str, other: &str) -> bool {
 }
 
 fn read(root: &Path) -> anyhow::Result<People> {
+    known_version(root)?;
     let file = root.join("people.toml");
     let reading = || format!("reading {}", file.display());
     match fs::read_to_string(&file) {

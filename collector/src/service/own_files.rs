@@ -5,13 +5,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use counterfoil_columns::DataDirectory;
 use counterfoil_columns::directory::{create_directory, sync_directory};
 use counterfoil_ledger::note::LogKey;
 use counterfoil_spool::join::IdentityConfig;
 use counterfoil_trust::SpiffeId;
 
 use super::CollectorError;
-use crate::config::CollectorConfig;
+use crate::config::{CollectorConfig, ConfigError};
 
 /// The SPIFFE id of control; the same default as for joining.
 pub(super) fn control_id(identity: &IdentityConfig) -> String {
@@ -46,6 +47,21 @@ pub(super) fn lock(directory: &Path) -> Result<File, CollectorError> {
         Err(TryLockError::WouldBlock) => Err(CollectorError::Locked(path)),
         Err(TryLockError::Error(source)) => Err(error("locking", source)),
     }
+}
+
+/// A log that was begun has its key: a mistyped name must not make another one.
+pub(super) fn check_log_key(
+    config: &CollectorConfig,
+    data: &DataDirectory,
+) -> Result<(), ConfigError> {
+    let path = config.log_key_path();
+    if path.exists() || !data.log(&config.origin).join("checkpoint").exists() {
+        return Ok(());
+    }
+    Err(ConfigError::LogKeyLost {
+        path,
+        origin: config.origin.clone(),
+    })
 }
 
 /// Reads the log's key, and makes it at the first start.

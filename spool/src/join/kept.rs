@@ -43,8 +43,11 @@ pub fn is_kept(state_dir: &Path) -> bool {
     state_dir.join(KEPT_FILE).exists()
 }
 
-/// The kept identity, when it is of this workload and good for a while.
-pub(super) fn load(config: &IdentityConfig) -> Result<Option<Identity>, JoinError> {
+/// The identity that `state_dir` keeps, when it is of this workload and good for a while.
+///
+/// # Errors
+/// [`JoinError::File`] when there is one that cannot be read.
+pub fn load(config: &IdentityConfig) -> Result<Option<Identity>, JoinError> {
     let Some(kept) = read(config)? else {
         return Ok(None);
     };

@@ -1,0 +1,62 @@
+//! The access token that a workload of the mesh gets for an API, for those who test or debug.
+
+use anyhow::{Context as _, anyhow};
+use counterfoil_proxy::Config;
+use counterfoil_spool::{
+    join::{IdentityConfig, load_kept},
+    token::fetch_token,
+};
+use serde_json::json;
+
+use crate::{
+    args::{TokenArgs, TokenOutput},
+    console::raw,
+    exit::{Failure, OK, Outcome},
+};
+
+/// Prints the token, and nothing else.
+pub(crate) fn run(args: &TokenArgs) -> Outcome {
+    let config = Config::load(&args.config).map_err(Failure::configuration)?;
+    let identity = IdentityConfig {
+        spiffe_id: config.spiffe_id.clone(),
+        control: config.control.clone(),
+        control_spiffe_id: None,
+        roots_pem_file: config.roots_file.clone(),
+        join_token_file: None,
+        state_dir: config.state_dir.clone(),
+    };
+    let state = config.state_dir.display();
+    let identity = load_kept(&identity)
+        .with_context(|| format!("reading the SVID in {state}"))?
+        .ok_or_else(|| {
+            anyhow!("no SVID in {state} is good now: start the proxy, which gets and renews it")
+        })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let token = runtime
+        .block_on(fetch_token(&identity, &config.control, None, &args.api))
+        .with_context(|| {
+            format!(
+                "asking control for a token of {} for {}",
+                config.spiffe_id, args.api
+            )
+        })?;
+    let shown = token.authorization.to_str().context("reading the token")?;
+    let Some(shown) = shown.strip_prefix("Bearer ") else {
+        return Err(anyhow!("control gave a token of another type than Bearer").into());
+    };
+    match args.output {
+        TokenOutput::Text => raw(shown),
+        TokenOutput::Json => {
+            let answer = json!({
+                "access_token": shown,
+                "token_type": "Bearer",
+                "expires_in": token.expires_in.as_secs(),
+            });
+            raw(answer);
+        }
+    }
+    Ok(OK)
+}
