@@ -13,6 +13,8 @@ mod governed;
 #[cfg(test)]
 mod live;
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod sealed;
