@@ -4,6 +4,7 @@ mod conform;
 mod people;
 mod sim;
 mod site;
+mod token;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,11 +13,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use conform::{ConformArgs, ConformOutput};
 pub(crate) use people::{
     ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
-    PolicyCommand, RequestArgs, TokenArgs, TokenOutput, WorkloadAddArgs, WorkloadArgs,
-    WorkloadCommand,
+    PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
 };
 pub(crate) use sim::{FiguresOutput, SimArgs};
 pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, ProxyConfigArgs, UpArgs};
+pub(crate) use token::{TokenArgs, TokenOutput};
 
 /// The books of a service mesh: run it, ask it, prove it.
 #[derive(Debug, Parser)]

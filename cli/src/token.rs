@@ -4,9 +4,8 @@ use anyhow::{Context as _, anyhow};
 use counterfoil_proxy::Config;
 use counterfoil_spool::{
     join::{IdentityConfig, load_kept},
-    token::fetch_token,
+    token::ask_for_token,
 };
-use serde_json::json;
 
 use crate::{
     args::{TokenArgs, TokenOutput},
@@ -35,28 +34,17 @@ pub(crate) fn run(args: &TokenArgs) -> Outcome {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let token = runtime
-        .block_on(fetch_token(&identity, &config.control, None, &args.api))
-        .with_context(|| {
-            format!(
-                "asking control for a token of {} for {}",
-                config.spiffe_id, args.api
-            )
-        })?;
-    let shown = token.authorization.to_str().context("reading the token")?;
-    let Some(shown) = shown.strip_prefix("Bearer ") else {
-        return Err(anyhow!("control gave a token of another type than Bearer").into());
-    };
+    let operations: Vec<&str> = args.operations.iter().map(String::as_str).collect();
+    let asked = ask_for_token(&identity, &config.control, None, &args.api, &operations);
+    let answer = runtime.block_on(asked).with_context(|| {
+        format!(
+            "asking control for a token of {} for {}",
+            config.spiffe_id, args.api
+        )
+    })?;
     match args.output {
-        TokenOutput::Text => raw(shown),
-        TokenOutput::Json => {
-            let answer = json!({
-                "access_token": shown,
-                "token_type": "Bearer",
-                "expires_in": token.expires_in.as_secs(),
-            });
-            raw(answer);
-        }
+        TokenOutput::Text => raw(&answer.access_token),
+        TokenOutput::Json => raw(serde_json::to_string_pretty(&answer)?),
     }
     Ok(OK)
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use counterfoil_trust::{Expect, Identity, SpiffeId, client_config, token};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::client::{ALPN, Ask, ClientError, Connection};
@@ -31,28 +31,62 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// The answer of RFC 6749 5.1.
-#[derive(Deserialize)]
-struct Answer {
-    access_token: String,
-    token_type: String,
-    expires_in: u64,
+/// The whole answer of control (RFC 6749 5.1).
+#[derive(Deserialize, Serialize)]
+pub struct TokenAnswer {
+    /// The token: whoever shows it under the certificate to which it is bound may call.
+    pub access_token: String,
+    /// Always `Bearer`.
+    pub token_type: String,
+    /// Its life from now on (s).
+    pub expires_in: u64,
+    /// The operations that it names, as its claim `scope` has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+impl fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // never the token
+        f.debug_struct("TokenAnswer")
+            .field("expires_in", &self.expires_in)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Asks control for a token with which `identity` may call the operations of `api` that are granted
-/// to it (RFC 6749 4.4, RFC 8707). The token is bound to the SVID in use: see [`Identity::pinned`].
+/// to it. The token is bound to the SVID in use: see [`Identity::pinned`].
 ///
 /// `control_id` defaults as in [`crate::join::IdentityConfig`]. Cancel safe.
 ///
 /// # Errors
-/// [`JoinError::Refused`] with status 400 when control gives this workload none for `api`, else as
-/// for bundles. No error holds anything of a token.
+/// As [`ask_for_token`].
 pub async fn fetch_token(
     identity: &Identity,
     control: &str,
     control_id: Option<&SpiffeId>,
     api: &str,
 ) -> Result<AccessToken, JoinError> {
+    let answer = ask_for_token(identity, control, control_id, api, &[]).await?;
+    bearer(&answer).ok_or_else(|| no_token(control))
+}
+
+/// Asks control for a token of `identity` for `api` (RFC 6749 4.4, RFC 8707): for these operations,
+/// or for all that are granted when none are named.
+///
+/// `control_id` defaults as in [`crate::join::IdentityConfig`]. Cancel safe.
+///
+/// # Errors
+/// [`JoinError::Refused`] with status 400 when control gives this workload none, else as for
+/// bundles. No error holds anything of a token.
+pub async fn ask_for_token(
+    identity: &Identity,
+    control: &str,
+    control_id: Option<&SpiffeId>,
+    api: &str,
+    operations: &[&str],
+) -> Result<TokenAnswer, JoinError> {
     let path = "/v1/token";
     let expect = match control_id {
         Some(id) => id.clone(),
@@ -63,9 +97,6 @@ pub async fn fetch_token(
     let form = HeaderValue::from_static("application/x-www-form-urlencoded");
     headers.insert(CONTENT_TYPE, form);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    // a scope's encoding leaves nothing that a form would read otherwise
-    let resource = token::scope([api]);
-    let body = format!("grant_type=client_credentials&resource={resource}");
     let asked = timeout(TOKEN_TIMEOUT, async {
         let mut connection = Connection::open(control, tls).await?;
         connection
@@ -73,7 +104,7 @@ pub async fn fetch_token(
                 method: "POST",
                 path,
                 headers,
-                body: Bytes::from(body),
+                body: Bytes::from(request(api, operations)),
             })
             .await
     });
@@ -82,20 +113,39 @@ pub async fn fetch_token(
         .unwrap_or(Err(ClientError::Timeout))
         .map_err(|error| JoinError::of_client(control, &error))?;
     let reply = accepted(path, reply)?;
-    read(&reply.body).ok_or_else(|| JoinError::Unreachable {
+    read(&reply.body).ok_or_else(|| no_token(control))
+}
+
+fn request(api: &str, operations: &[&str]) -> String {
+    // a scope's encoding leaves nothing that a form would read otherwise
+    let resource = token::scope([api]);
+    let mut form = format!("grant_type=client_credentials&resource={resource}");
+    if !operations.is_empty() {
+        let scope = token::scope(operations.iter().copied());
+        // the form's encoding lies over the scope's own, which the claim keeps
+        let scope = scope.replace('%', "%25").replace(' ', "+");
+        form.push_str("&scope=");
+        form.push_str(&scope);
+    }
+    form
+}
+
+fn no_token(control: &str) -> JoinError {
+    JoinError::Unreachable {
         control: control.to_owned(),
         // the cause could quote the token
         cause: "what it answered is no token".to_owned(),
-    })
+    }
 }
 
-fn read(body: &[u8]) -> Option<AccessToken> {
-    let answer: Answer = serde_json::from_slice(body).ok()?;
+fn read(body: &[u8]) -> Option<TokenAnswer> {
+    let answer: TokenAnswer = serde_json::from_slice(body).ok()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let is_token = !answer.access_token.is_empty() && answer.access_token.bytes().all(is_plain);
-    if !is_token || !answer.token_type.eq_ignore_ascii_case("Bearer") {
-        return None;
-    }
+    (is_token && answer.token_type.eq_ignore_ascii_case("Bearer")).then_some(answer)
+}
+
+fn bearer(answer: &TokenAnswer) -> Option<AccessToken> {
     let text = format!("Bearer {}", answer.access_token);
     let mut authorization = HeaderValue::from_str(&text).ok()?;
     authorization.set_sensitive(true);
@@ -113,10 +163,11 @@ mod tests {
     fn a_token_is_read_and_never_shown() {
         let body =
             br#"{"access_token":"a.b-c.d_e","token_type":"bearer","expires_in":60,"scope":"x"}"#;
-        let token = read(body).unwrap();
+        let answer = read(body).unwrap();
+        let token = bearer(&answer).unwrap();
         assert_eq!(token.authorization, "Bearer a.b-c.d_e");
         assert_eq!(token.expires_in, Duration::from_secs(60));
-        let shown = format!("{token:?} {:?}", token.authorization);
+        let shown = format!("{answer:?} {token:?} {:?}", token.authorization);
         assert!(!shown.contains("a.b-c"), "{shown}");
     }
 
@@ -133,5 +184,16 @@ mod tests {
         ] {
             assert!(read(body.as_bytes()).is_none(), "{body}");
         }
+    }
+
+    #[test]
+    fn operations_are_encoded_as_in_the_claim_and_then_as_in_a_form() {
+        assert_eq!(
+            request("pay ments", &[]),
+            "grant_type=client_credentials&resource=pay%20ments"
+        );
+        let form = request("payments", &["listPayments", "shop.Cart/Get"]);
+        let (_, scope) = form.split_once("&scope=").unwrap();
+        assert_eq!(scope, "listPayments+shop.Cart%252FGet");
     }
 }

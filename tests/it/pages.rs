@@ -22,7 +22,14 @@ struct Reader {
     environment: Vec<(String, String)>,
     ports: Vec<(String, String)>,
     grant: String,
+    /// How long what the page promises next may take (s).
+    patience_s: u64,
 }
+
+/// What was just started may not listen yet, on a busy machine least of all.
+const PATIENCE_S: u64 = 60;
+/// A revocation is promised to be obeyed within that.
+const REVOCATION_S: u64 = 2;
 
 impl Reader {
     fn new() -> Self {
@@ -41,6 +48,7 @@ impl Reader {
                 .map(|(page, free)| (page.to_string(), free.to_string()))
                 .collect(),
             grant: String::new(),
+            patience_s: PATIENCE_S,
         }
     }
 
@@ -78,7 +86,8 @@ impl Reader {
             return;
         }
         // What was just started may not listen yet, and proxies learn of a change with their next poll.
-        let output = eventually(&format!("{command}  # {promise:?}"), 60, || {
+        let asked = format!("{command}  # {promise:?}");
+        let output = eventually(&asked, self.patience_s, || {
             let output = self.shell(&command).output().unwrap();
             let said = text(&output.stdout);
             let is_kept = match promise {
@@ -91,6 +100,8 @@ impl Reader {
             }
             is_kept.then_some(output)
         });
+        let is_revoked = command.starts_with("counterfoil grant revoke");
+        self.patience_s = if is_revoked { REVOCATION_S } else { PATIENCE_S };
         self.learn(&command, &output);
     }
 
@@ -240,6 +251,17 @@ fn the_page_of_the_stolen_token_holds() {
         let found = reader.ask(stolen).contains("/workload/adverts,true");
         found.then_some(())
     });
+    let asked =
+        "counterfoil token payments --config bank/config/proxy-shop.toml -o json --operation";
+    let answer = reader.shell(&format!("{asked} listPayments")).output();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.unwrap().stdout).unwrap();
+    assert_eq!(answer["scope"], "listPayments");
+    assert_eq!(answer["token_type"], "Bearer");
+    let refused = reader.shell(&format!("{asked} dropPayments")).output();
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("invalid_scope"));
+    assert_eq!(text(&refused.stdout), "");
     let token = &reader.environment.last().unwrap().1;
     let held = Command::new("grep")
         .args(["-rlF", token])
