@@ -43,6 +43,8 @@ pub enum Fault {
     BadSig,
     /// `cnf` is not the caller's certificate: the token was stolen, or is older than the certificate.
     CnfMismatch,
+    /// `exp` is missing, no whole number, or further from `iat` than tokens live.
+    ExpInvalid,
     /// `exp` is over.
     Expired,
     /// `iss` is not the estate's control.
@@ -54,6 +56,8 @@ pub enum Fault {
     Malformed,
     /// None was shown.
     Missing,
+    /// `nbf` is missing, no whole number, or not between the epoch and `exp`.
+    NbfInvalid,
     /// `nbf` or `iat` is to come.
     NotYet,
     /// `jti` was taken back.
@@ -73,11 +77,13 @@ impl Fault {
         Self::Aud,
         Self::BadSig,
         Self::CnfMismatch,
+        Self::ExpInvalid,
         Self::Expired,
         Self::Iss,
         Self::KeyUnknown,
         Self::Malformed,
         Self::Missing,
+        Self::NbfInvalid,
         Self::NotYet,
         Self::Revoked,
         Self::Scope,
@@ -93,11 +99,13 @@ impl Fault {
             Self::Aud => "token_aud",
             Self::BadSig => "token_bad_sig",
             Self::CnfMismatch => "token_cnf_mismatch",
+            Self::ExpInvalid => "token_exp_invalid",
             Self::Expired => "token_expired",
             Self::Iss => "token_iss",
             Self::KeyUnknown => "token_key_unknown",
             Self::Malformed => "token_malformed",
             Self::Missing => "token_missing",
+            Self::NbfInvalid => "token_nbf_invalid",
             Self::NotYet => "token_not_yet",
             Self::Revoked => "token_revoked",
             Self::Scope => "token_scope",

@@ -31,7 +31,7 @@ const FOUND: &[(&str, &[&str])] = &[
     ("J07", &["token_iss"]),
     ("J08", &["token_expired"]),
     ("J09", &["token_not_yet"]),
-    ("J10", &["token_malformed"]),
+    ("J10", &["token_exp_invalid", "token_nbf_invalid"]),
     ("J11", &["token_scope"]),
     ("J12", &["token_scope"]),
     ("J13", &["token_cnf_mismatch"]),

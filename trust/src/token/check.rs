@@ -192,7 +192,7 @@ impl TokenCheck {
         if text(claims, "iss") != Some(&self.issuer) {
             return Err(Fault::Iss);
         }
-        let times = times(claims).ok_or(Fault::Malformed)?;
+        let times = times(claims)?;
         let audience = audience(claims).ok_or(Fault::Aud)?;
         // before the subject: a stolen token fails both, and this is what gives the thief away
         if confirmation(claims) != Some(caller.cert_sha256) {

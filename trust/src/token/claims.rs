@@ -89,14 +89,22 @@ pub(super) struct Times {
     until: Time,
 }
 
-/// `None` unless `exp`, `nbf` and `iat` are whole numbers that fit together. A missing or ill-typed
+/// The times, when `exp`, `nbf` and `iat` are whole numbers that fit together. A missing or ill-typed
 /// one must not count as "always" (CVE-2026-25537).
-pub(super) fn times(claims: &Members) -> Option<Times> {
+pub(super) fn times(claims: &Members) -> Result<Times, Fault> {
     // a number with a fraction or an exponent is none of these
     let seconds = |name| claims.get(name).and_then(Value::as_i64);
-    let (exp, nbf, iat) = (seconds("exp")?, seconds("nbf")?, seconds("iat")?);
-    let is_sane = iat >= 0 && nbf >= 0 && nbf <= exp && iat <= exp && exp - iat <= LIFE_S_MAX;
-    is_sane.then(|| Times {
+    let exp = seconds("exp").ok_or(Fault::ExpInvalid)?;
+    let nbf = seconds("nbf").ok_or(Fault::NbfInvalid)?;
+    let iat = seconds("iat").filter(|iat| *iat >= 0);
+    let iat = iat.ok_or(Fault::Malformed)?;
+    if !(0..=LIFE_S_MAX).contains(&exp.saturating_sub(iat)) {
+        return Err(Fault::ExpInvalid);
+    }
+    if !(0..=exp).contains(&nbf) {
+        return Err(Fault::NbfInvalid);
+    }
+    Ok(Times {
         from: Time::from_ns(nbf.max(iat).saturating_mul(NS_PER_S)),
         until: Time::from_ns(exp.saturating_mul(NS_PER_S)),
     })

@@ -257,37 +257,40 @@ fn a_time_that_is_missing_or_no_whole_number_is_refused() {
         // J10 (CVE-2026-25537): what is no whole number is no time
         (
             Forge::new().claim("exp", json!((IAT_S + 100).to_string())),
-            Fault::Malformed,
+            Fault::ExpInvalid,
         ),
-        (Forge::new().claim("exp", json!(1e9)), Fault::Malformed),
-        (Forge::new().claim("exp", json!(u64::MAX)), Fault::Malformed),
+        (Forge::new().claim("exp", json!(1e9)), Fault::ExpInvalid),
+        (
+            Forge::new().claim("exp", json!(u64::MAX)),
+            Fault::ExpInvalid,
+        ),
         (
             Forge::new().claim("exp", json!([IAT_S + 100])),
-            Fault::Malformed,
+            Fault::ExpInvalid,
         ),
-        (Forge::new().claim("exp", Value::Null), Fault::Malformed),
-        (Forge::new().without_claim("exp"), Fault::Malformed),
+        (Forge::new().claim("exp", Value::Null), Fault::ExpInvalid),
+        (Forge::new().without_claim("exp"), Fault::ExpInvalid),
         (
             Forge::new().claim("nbf", json!(IAT_S.to_string())),
-            Fault::Malformed,
+            Fault::NbfInvalid,
         ),
-        (Forge::new().claim("nbf", json!(true)), Fault::Malformed),
-        (Forge::new().claim("nbf", json!(1_000.5)), Fault::Malformed),
-        (Forge::new().claim("nbf", Value::Null), Fault::Malformed),
-        (Forge::new().without_claim("nbf"), Fault::Malformed),
-        (Forge::new().claim("nbf", json!(-1)), Fault::Malformed),
+        (Forge::new().claim("nbf", json!(true)), Fault::NbfInvalid),
+        (Forge::new().claim("nbf", json!(1_000.5)), Fault::NbfInvalid),
+        (Forge::new().claim("nbf", Value::Null), Fault::NbfInvalid),
+        (Forge::new().without_claim("nbf"), Fault::NbfInvalid),
+        (Forge::new().claim("nbf", json!(-1)), Fault::NbfInvalid),
         (
             Forge::new().claim("nbf", json!(IAT_S + 3_601)),
-            Fault::Malformed,
+            Fault::NbfInvalid,
         ),
         (Forge::new().without_claim("iat"), Fault::Malformed),
         (Forge::new().claim("iat", json!("now")), Fault::Malformed),
         // longer than an hour, which control never signs
         (
             Forge::new().claim("exp", json!(IAT_S + 3_601)),
-            Fault::Malformed,
+            Fault::ExpInvalid,
         ),
-        (Forge::new().claim("iat", json!(0)), Fault::Malformed),
+        (Forge::new().claim("iat", json!(0)), Fault::ExpInvalid),
     ]);
 }
 
