@@ -21,6 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use futures::FutureExt;
 
 use crate::books::Snapshot;
+use crate::error::SqlError;
 use crate::listing;
 use crate::objectives::Objective;
 use crate::public::{PublicTable, public_type};
@@ -267,6 +268,20 @@ impl TableFunctionImpl for Windowed {
                 )));
             }
         };
+        if let Some(Window {
+            from: Some(from),
+            until: Some(until),
+        }) = window
+            && from > until
+        {
+            let why = format!(
+                "{}: the window ends at {until}, before it begins at {from}",
+                self.name
+            );
+            return Err(DataFusionError::External(Box::new(SqlError::new(
+                "22023", why,
+            ))));
+        }
         let sql = self
             .world
             .windowed_sql(self.name, window)

@@ -4,6 +4,7 @@ pub mod books;
 pub mod catalogue;
 mod chains;
 pub mod config;
+mod distinct;
 pub mod engine;
 pub mod error;
 pub mod functions;

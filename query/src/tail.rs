@@ -41,7 +41,7 @@ pub enum TailError {
     },
     /// Bytes inside the file are not those that were written: entries behind them would be left out.
     #[error(
-        "journal {path} is damaged at byte {at}; entries behind it cannot be read. Start the collector, which sets a damaged file aside and says so in `gaps`"
+        "journal {path} is damaged at byte {at}; entries behind it cannot be read. Start the collector: it keeps the damaged part aside, takes again what the writers still hold, and opens gaps for what is lost"
     )]
     Damaged {
         /// The file.

@@ -14,6 +14,7 @@ use datafusion_pg_catalog::setup_pg_catalog;
 
 use crate::books::Snapshot;
 use crate::catalogue::{DATABASE, World};
+use crate::distinct::NestedDistinct;
 use crate::functions;
 use crate::quantile::aggregates;
 
@@ -64,6 +65,7 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
     for aggregate in aggregates() {
         context.register_udaf(aggregate);
     }
+    context.add_analyzer_rule(Arc::new(NestedDistinct));
     for name in UNBOUNDED {
         context.deregister_udf(name);
     }

@@ -444,3 +444,36 @@ async fn writes_are_refused_offline_too() {
     }
     assert!(!target.exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_counted_once_beside_other_figures_without_much_memory() {
+    let shop = busy();
+    let of = |name: &str| format!("{name}.writer, {name}.stream, {name}.seq");
+    let ids = ["a", "b", "c", "d"].map(|name| of(name)).join(", ");
+    let found = ask(
+        &shop,
+        &format!(
+            "select count(*) as n, count(distinct ({ids})) as rows, count(distinct array[a.seq, b.seq]) as lists, \
+             count(distinct (a.seq, null)) > 0 as parts from entries a cross join entries b \
+             cross join entries c cross join entries d"
+        ),
+    )
+    .await;
+    let row = &found[0];
+    assert!(row["n"].as_i64().unwrap() > 20_000, "{row}");
+    assert_eq!(row["n"], row["rows"]);
+    assert!(row["lists"].as_i64().unwrap() < 400, "{row}");
+    assert_eq!(row["parts"], true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_ends_before_it_begins_is_refused() {
+    let shop = busy();
+    let sql = "select * from e01('2026-12-01T00:00:00Z', '2026-11-01T00:00:00Z')";
+    let refused = offline::query(shop.path(), None, sql).await.unwrap_err();
+    let offline::OfflineError::Sql(error) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(error.sqlstate, "22023");
+    assert!(error.message.contains("before it begins"), "{error}");
+}

@@ -636,13 +636,20 @@ fn role(
         "data_dir = {:?}\npostgres_listen = \"{postgres}\"\nhttp_listen = \"{web}\"\nusers_file = {:?}\n\
          collector = \"127.0.0.1:1\"\nspool_dir = {:?}\n[identity]\n\
          spiffe_id = \"spiffe://shop.test/counterfoil/query\"\ncontrol = \"127.0.0.1:1\"\n\
-         roots_pem_file = {:?}\nstate_dir = {:?}\n",
+         roots_pem_file = {:?}\nstate_dir = {:?}\n\
+         join_token_file = {:?}\n",
         shop.path(),
         at("users.toml"),
         at("spool"),
         at("roots.pem"),
         at("state"),
+        at("token"),
     );
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(at("roots.pem"), root.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(at("token"), "token").unwrap();
     (config, postgres, web)
 }
 
