@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -17,8 +18,18 @@ pub(crate) fn line(text: impl Display) {
 /// Writes to stdout what no terminal must be kept from, as JSON.
 pub(crate) fn raw(text: impl Display) {
     let mut out = io::stdout().lock();
-    // Nobody reads any more.
-    let _closed = writeln!(out, "{text}").and_then(|()| out.flush());
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    // Nobody reads any more: that is the reader's will. Anything else lost what was to be told.
+    if written.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        IS_LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+static IS_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether something that was written to stdout did not get there.
+pub(crate) fn is_lost() -> bool {
+    IS_LOST.load(Ordering::Relaxed)
 }
 
 /// Writes lines to stderr.

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, bail};
 use counterfoil_columns::directory::DataDirectory;
 use counterfoil_control::offline::Desk;
+use counterfoil_trust::SpiffeId;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -50,6 +51,9 @@ pub(crate) fn run(args: &InitArgs) -> Outcome {
 }
 
 fn make(directory: &Path, args: &InitArgs) -> anyhow::Result<Site> {
+    let domain = &args.trust_domain;
+    SpiffeId::parse(&format!("spiffe://{domain}/workload/x"))
+        .with_context(|| format!("using the trust domain {domain:?}"))?;
     let using = || format!("using the data directory {}", directory.display());
     fs::create_dir_all(directory).with_context(using)?;
     let path = directory.canonicalize().with_context(using)?;

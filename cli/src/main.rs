@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
-use exit::{OK, Outcome};
+use exit::{FAILURE, OK, Outcome};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         _ => "warn",
     });
     match run(&cli.command) {
+        Ok(OK) if console::is_lost() => {
+            console::remark("counterfoil: what was to be told could not be written to stdout");
+            ExitCode::from(FAILURE)
+        }
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             console::remark(format_args!(

@@ -2,10 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use counterfoil_proxy::Config;
-use counterfoil_spool::{
-    join::{IdentityConfig, load_kept},
-    token::ask_for_token,
-};
+use counterfoil_spool::{join::load_kept, token::ask_for_token};
 
 use crate::{
     args::{TokenArgs, TokenOutput},
@@ -16,16 +13,8 @@ use crate::{
 /// Prints the token, and nothing else.
 pub(crate) fn run(args: &TokenArgs) -> Outcome {
     let config = Config::load(&args.config).map_err(Failure::configuration)?;
-    let identity = IdentityConfig {
-        spiffe_id: config.spiffe_id.clone(),
-        control: config.control.clone(),
-        control_spiffe_id: None,
-        roots_pem_file: config.roots_file.clone(),
-        join_token_file: None,
-        state_dir: config.state_dir.clone(),
-    };
     let state = config.state_dir.display();
-    let identity = load_kept(&identity)
+    let identity = load_kept(&config.identity())
         .with_context(|| format!("reading the SVID in {state}"))?
         .ok_or_else(|| {
             anyhow!("no SVID in {state} is good now: start the proxy, which gets and renews it")

@@ -13,11 +13,13 @@ use tower::ServiceExt as _;
 
 use crate::config;
 use crate::governance::{Actor, Governance};
-use crate::people::{Door, inner};
+use crate::people::{Door, People, PeopleError, inner};
 use crate::store::{Settings, Store, StoreError};
 
 /// What changes the state and needs no second person and no running control.
 const ALLOWED: [&str; 4] = ["/v1/apis", "/v1/grants", "/v1/import", "/v1/workloads"];
+/// Who may log in, in the data directory of an estate.
+const PEOPLE_FILE: &str = "people.toml";
 /// Answers are made here; this bounds no stranger.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
@@ -36,6 +38,12 @@ pub enum OfflineError {
         /// The folder.
         dir: PathBuf,
     },
+    /// The people cannot be read.
+    #[error(transparent)]
+    People(PeopleError),
+    /// Name and password do not fit.
+    #[error("name or password is wrong")]
+    Login,
     /// The state cannot be used.
     #[error(transparent)]
     Store(StoreError),
@@ -50,13 +58,33 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Opens the state below `data_dir`. `person` is who is written down: whoever has the data
-    /// directory may do what an administrator may.
+    /// Opens the state below `data_dir` for who only looks. `person` would be written down.
     ///
     /// # Errors
     /// [`OfflineError`]
     pub fn open(data_dir: &Path, person: &str) -> Result<Self, OfflineError> {
-        Self::of(store(data_dir)?, person)
+        Self::of(store(data_dir)?, administrator(person))
+    }
+
+    /// Opens the state below `data_dir` as a person of its `people.toml`, who may do there what they may
+    /// do behind the door.
+    ///
+    /// # Errors
+    /// [`OfflineError`]; [`OfflineError::Login`] when name and password do not fit.
+    pub fn log_in(data_dir: &Path, name: &str, password: &str) -> Result<Self, OfflineError> {
+        let people = People::load(&data_dir.join(PEOPLE_FILE)).map_err(OfflineError::People)?;
+        let fits = people.fits(name, password);
+        let person = people
+            .find(name)
+            .filter(|_| fits)
+            .ok_or(OfflineError::Login)?;
+        let actor = Actor {
+            name: person.name.clone(),
+            teams: person.teams.clone(),
+            admin: person.admin,
+            peer_address: None,
+        };
+        Self::of(store(data_dir)?, actor)
     }
 
     /// As [`Desk::open`], for an estate on which control has not run yet: `trust_domain` is the one
@@ -75,10 +103,10 @@ impl Desk {
                 .keep_settings(&settings)
                 .map_err(OfflineError::Store)?;
         }
-        Self::of(store, person)
+        Self::of(store, administrator(person))
     }
 
-    fn of(store: Store, person: &str) -> Result<Self, OfflineError> {
+    fn of(store: Store, person: Actor) -> Result<Self, OfflineError> {
         let settings = store.settings().map_err(OfflineError::Store)?;
         let settings = settings.unwrap_or_else(|| Settings {
             trust_domain: String::new(),
@@ -86,12 +114,6 @@ impl Desk {
         });
         let governance = Governance::of(store, &settings.trust_domain, &settings.default_class)
             .map_err(OfflineError::Store)?;
-        let person = Actor {
-            name: person.trim().to_owned(),
-            teams: Vec::new(),
-            admin: true,
-            peer_address: None,
-        };
         let desk = crate::governance::desk::Desk::new(governance, person.clone(), None);
         Ok(Self {
             routes: inner(Arc::new(Door::new(Arc::new(desk), Value::Null))),
@@ -133,6 +155,16 @@ impl Desk {
             .ok()
             .and_then(|body| serde_json::from_slice(&body).ok());
         (status, body.unwrap_or(Value::Null))
+    }
+}
+
+/// Who makes an estate, with nobody there yet who could log in.
+fn administrator(name: &str) -> Actor {
+    Actor {
+        name: name.trim().to_owned(),
+        teams: Vec::new(),
+        admin: true,
+        peer_address: None,
     }
 }
 

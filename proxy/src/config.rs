@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use counterfoil_entry::id::Writer;
 use counterfoil_entry::{Hash, tree};
-use counterfoil_spool::join;
+use counterfoil_spool::join::{self, IdentityConfig};
 use counterfoil_trust::keys::public_from_hex;
 use counterfoil_trust::{SpiffeId, TrustRoots};
 use serde::Deserialize;
@@ -176,7 +176,10 @@ impl Config {
         let Some(token_file) = &self.join_token_file else {
             return Ok(());
         };
-        if join::is_kept(&self.state_dir) {
+        // One that has expired, or nearly so, needs the token, too.
+        let kept = join::load_kept(&self.identity())
+            .map_err(|error| unusable("state_dir", &self.state_dir, error.to_string()))?;
+        if kept.is_some() {
             return Ok(());
         }
         let detail = match std::fs::read_to_string(token_file) {
@@ -185,6 +188,19 @@ impl Config {
             Err(error) => error.to_string(),
         };
         Err(unusable("join_token_file", token_file, detail))
+    }
+
+    /// Who this proxy is, and where it gets its certificate.
+    #[must_use]
+    pub fn identity(&self) -> IdentityConfig {
+        IdentityConfig {
+            spiffe_id: self.spiffe_id.clone(),
+            control: self.control.clone(),
+            control_spiffe_id: None,
+            roots_pem_file: self.roots_file.clone(),
+            join_token_file: self.join_token_file.clone(),
+            state_dir: self.state_dir.clone(),
+        }
     }
 
     /// `<SPIFFE id>#<instance>`, the name under which entries are signed.

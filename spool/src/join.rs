@@ -21,7 +21,7 @@ mod rotation;
 
 pub use bundle::{BundleLink, BundleQuery, FetchedBundle};
 pub use check::UnusableIdentity;
-pub use kept::{is_kept, load as load_kept};
+pub use kept::load as load_kept;
 pub use rotation::renew_loop;
 
 use rotation::Rotations;

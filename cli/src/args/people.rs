@@ -18,7 +18,8 @@ pub(crate) struct DoorArgs {
     /// Certificates in PEM by which control is believed; for an https URL
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) cacert: Option<PathBuf>,
-    /// Work on this data directory while control does not run: reads, `api import` and `grant request`
+    /// Work on this data directory while control does not run: reads, `api import` and `grant request`, which take the
+    /// person and the password as a running control does
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Form of the answer
@@ -321,7 +322,9 @@ fn moment(text: &str) -> Result<String, String> {
     });
     from_now
         .or_else(|| {
-            let span = super::parse_duration(text).ok()?;
+            // A bare number would be seconds, which nobody means.
+            let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+            let span = super::parse_duration(text).ok().filter(|_| has_unit)?;
             let ns = i64::try_from(span.as_nanos()).ok()?;
             Some(clock::wall().plus_ns(ns).to_string())
         })
@@ -355,6 +358,7 @@ mod tests {
             "tomorrow",
             "2027-13-01",
             "99999999d",
+            "90",
             "2027-06-30T12",
         ] {
             assert!(moment(wrong).is_err(), "{wrong}");

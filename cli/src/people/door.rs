@@ -28,7 +28,7 @@ pub(crate) enum Door {
     /// The state that one left, which is nobody's as long as none runs.
     Directory {
         desk: Desk,
-        /// Whether it was said who asks: nobody logs in there.
+        /// Whether somebody has logged in.
         is_named: bool,
     },
 }
@@ -45,8 +45,10 @@ pub(crate) enum DoorError {
     /// Something else answered.
     #[error("{0} was answered to {1} by something that is not control's door for people")]
     Form(StatusCode, String),
-    /// Nobody logs in to a directory, and somebody must be written down.
-    #[error("with --data-dir nobody logs in: say with --user who does this")]
+    /// Somebody must be written down.
+    #[error(
+        "say with --user who does this, and give the password as PGPASSWORD; only reading needs neither"
+    )]
     Nameless,
 }
 
@@ -135,9 +137,25 @@ impl Door {
 
     fn directory(directory: &Path, user: Option<&str>) -> anyhow::Result<Self> {
         known_version(directory)?;
+        if !directory.join("people.toml").exists() {
+            // Nobody could log in yet, nor behind the door.
+            return Ok(Self::Directory {
+                desk: Desk::open(directory, user.unwrap_or("nobody"))?,
+                is_named: user.is_some(),
+            });
+        }
+        let password = match (user, std::env::var("PGPASSWORD").ok()) {
+            (None, _) => None,
+            (Some(_), Some(password)) => Some(password),
+            (Some(user), None) => password::prompt(&format!("Password of {user}"))?,
+        };
+        let desk = match (user, &password) {
+            (Some(user), Some(password)) => Desk::log_in(directory, user, password)?,
+            _ => Desk::open(directory, "nobody")?,
+        };
         Ok(Self::Directory {
-            desk: Desk::open(directory, user.unwrap_or("nobody"))?,
-            is_named: user.is_some(),
+            desk,
+            is_named: password.is_some(),
         })
     }
 

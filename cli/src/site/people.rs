@@ -81,7 +81,17 @@ pub(crate) fn add(
         bail!("{name:?} cannot be a log-in name: it must not be empty or hold a colon");
     }
     let mut people = read(root)?;
-    people.person.retain(|person| !is_same(&person.name, name));
+    if let Some(alike) = people
+        .person
+        .iter()
+        .find(|one| is_same(&one.name, name) && one.name != name)
+    {
+        bail!(
+            "{name:?} would not be told from {:?}, who may log in already: choose another name, or write it so",
+            alike.name
+        );
+    }
+    people.person.retain(|person| person.name != name);
     let password = password();
     people.person.push(Person {
         name: name.to_owned(),
@@ -151,7 +161,9 @@ mod tests {
         let root = directory.path();
         let teams = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
         add(root, "Tom", &teams(&["payments"]), false).unwrap();
-        let password = add(root, "tom ", &teams(&["payments", "cards"]), false).unwrap();
+        let alike = add(root, "tom ", &teams(&["cards"]), true).unwrap_err();
+        assert!(alike.to_string().contains("\"Tom\""), "{alike}");
+        let password = add(root, "Tom ", &teams(&["payments", "cards"]), false).unwrap();
         let people = read(root).unwrap();
         assert_eq!(people.person.len(), 1);
         let verifier: Verifier = people.person[0].verifier.parse().unwrap();

@@ -24,6 +24,8 @@ use super::{Governance, GovernanceError};
 use crate::published::{Cause, Publisher};
 use crate::store::Store;
 
+/// Of a name that nobody has, that much is kept.
+const NAME_CHARS_MAX: usize = 64;
 /// A grant that ran out is recorded within that time; proxies need nobody to tell them.
 const LOOK: Duration = Duration::from_secs(1);
 /// So many rows reach the disk together.
@@ -218,6 +220,30 @@ impl Desk {
     pub(crate) fn refuse_import(&self, actor: &Actor) -> Result<(), GovernanceError> {
         let now = clock::wall();
         self.change(|_| Ok((Change::default(), may_import(actor, now)?)), now)
+    }
+
+    /// Records that somebody was not let in. `untold` log-ins before it were refused and not recorded.
+    pub(crate) fn refuse_login(
+        &self,
+        name: &str,
+        peer_address: String,
+        untold: u64,
+    ) -> Result<(), GovernanceError> {
+        let now = clock::wall();
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let actor = Actor {
+            name: name.clone(),
+            teams: Vec::new(),
+            admin: false,
+            peer_address: Some(peer_address),
+        };
+        let before = (untold > 0).then(|| format!("{untold} more were refused before it"));
+        let attempt = Attempt::new(&actor, now, "person.login", "person", &name).comment(before);
+        let refused = attempt.refused("login_failed", "name and password do not belong together");
+        match self.change(|_| Err::<(Change, ()), _>(refused), now) {
+            Err(GovernanceError::Refused(_)) => Ok(()),
+            other => other,
+        }
     }
 
     /// The next events after the one named, oldest first.

@@ -302,7 +302,7 @@ pub(crate) struct EventRecord {
     pub(crate) actor: String,
     /// What was done, as in `grant.approved`.
     pub(crate) action: String,
-    /// `api`, `grant` or `workload`.
+    /// `api`, `grant`, `workload` or `person`.
     pub(crate) object_kind: String,
     /// Which one.
     pub(crate) object_id: String,

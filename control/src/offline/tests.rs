@@ -108,3 +108,25 @@ fn a_folder_in_use_or_none_is_refused_in_plain_words() {
         .to_string();
     assert!(error.ends_with("is no data directory"), "{error}");
 }
+
+#[tokio::test]
+async fn who_logs_in_to_a_directory_may_do_what_they_may_behind_the_door() {
+    let dir = tempfile::tempdir().unwrap();
+    let verifier = counterfoil_trust::scram::Verifier::of_password("secret").to_string();
+    let people =
+        format!("[[person]]\nname = \"eve\"\nverifier = \"{verifier}\"\nteams = [\"shop\"]\n");
+    std::fs::write(dir.path().join("people.toml"), people).unwrap();
+    for (name, password) in [("eve", "wrong"), ("ghost", "secret")] {
+        let refused = Desk::log_in(dir.path(), name, password).unwrap_err();
+        assert_eq!(refused.to_string(), "name or password is wrong", "{name}");
+    }
+    let eve = Desk::log_in(dir.path(), "eve", "secret").unwrap();
+    let body = json!({
+        "document": "openapi: 3.1.0\ninfo: {title: pay, version: '1'}\npaths: {/p: {get: {operationId: p}}}\n",
+        "file": "pay.yaml",
+        "owner_team": "pay",
+    });
+    let (status, answer) = eve.ask(Method::POST, "/v1/apis", Some(body)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert_eq!(answer["reason"], "not_owner");
+}

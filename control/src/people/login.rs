@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use super::answer::Problem;
 use super::registry::People;
+use super::routes::Door;
 use crate::governance::Actor;
 
 /// Checking costs some milliseconds of a core each; guessing must leave cores to the others.
@@ -35,6 +36,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// People and their scripts of one estate.
 const REMEMBERED_MAX: usize = 256;
 const REMEMBERED_NS: u64 = 300 * 1_000_000_000;
+const MINUTE_NS: u64 = 60 * 1_000_000_000;
+/// Refused log-ins that become rows, in a minute; the next row tells how many did not.
+const RECORDED_MAX: u32 = 10;
 const CHALLENGE: &str = "Basic realm=\"counterfoil\", charset=\"UTF-8\"";
 
 /// Who may come in, and who did lately.
@@ -48,6 +52,15 @@ pub(crate) struct Login {
     /// Hashes of names and passwords that were right, and when.
     remembered: Mutex<HashMap<Hash, u64>>,
     refused: AtomicU64,
+    told: Mutex<Told>,
+}
+
+/// Refused log-ins of the minute.
+#[derive(Debug, Default)]
+struct Told {
+    begun_ns: u64,
+    recorded: u32,
+    untold: u64,
 }
 
 impl Login {
@@ -60,6 +73,7 @@ impl Login {
             key: rand::rng().random(),
             remembered: Mutex::default(),
             refused: AtomicU64::new(0),
+            told: Mutex::default(),
         }
     }
 
@@ -96,6 +110,23 @@ impl Login {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         remembered.clear();
+    }
+
+    /// Whether one more refused log-in is to be recorded, and how many before it were not: guessing must
+    /// not fill the books.
+    fn is_recorded(&self) -> Option<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::mono_ns();
+        if now.saturating_sub(told.begun_ns) > MINUTE_NS {
+            told.begun_ns = now;
+            told.recorded = 0;
+        }
+        if told.recorded >= RECORDED_MAX {
+            told.untold += 1;
+            return None;
+        }
+        told.recorded += 1;
+        Some(std::mem::take(&mut told.untold))
     }
 
     /// Who comes with these headers.
@@ -185,7 +216,7 @@ impl Login {
 
 /// Lets a request pass with the person who makes it.
 pub(super) async fn log_in(
-    State(login): State<Arc<Login>>,
+    State((login, door)): State<(Arc<Login>, Arc<Door>)>,
     Extension(address): Extension<SocketAddr>,
     mut request: Request,
     next: Next,
@@ -198,11 +229,27 @@ pub(super) async fn log_in(
         Err(problem) => {
             let mut response = problem.into_response();
             if response.status() == StatusCode::UNAUTHORIZED {
+                if let Some((name, _)) = credentials(request.headers()) {
+                    record(&login, door, name, address).await;
+                }
                 let challenge = HeaderValue::from_static(CHALLENGE);
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             response
         }
+    }
+}
+
+/// The books keep who was refused; the answer is the same when they cannot.
+async fn record(login: &Login, door: Arc<Door>, name: String, address: SocketAddr) {
+    let Some(untold) = login.is_recorded() else {
+        return;
+    };
+    let (desk, peer_address) = (door.desk(), address.ip().to_string());
+    let recording =
+        tokio::task::spawn_blocking(move || desk.refuse_login(&name, peer_address, untold));
+    if let Ok(Err(error)) = recording.await {
+        error!(%error, "a refused log-in is in this log alone");
     }
 }
 

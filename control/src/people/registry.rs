@@ -126,13 +126,13 @@ impl People {
     }
 
     /// The person of a name.
-    pub(super) fn find(&self, name: &str) -> Option<&Person> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Person> {
         self.people.get(name)
     }
 
     /// Whether a password is that of a name. It takes as long when there is no such person; call it
     /// off the network's threads.
-    pub(super) fn fits(&self, name: &str, password: &str) -> bool {
+    pub(crate) fn fits(&self, name: &str, password: &str) -> bool {
         match self.people.get(name) {
             Some(person) => person.verifier.fits(password),
             None => {

@@ -50,6 +50,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// Where people's changes are made.
+    pub(super) fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.desk)
+    }
+
     /// `jwks` are the keys that sign tokens, as others read them.
     pub(crate) fn new(desk: Arc<Desk>, jwks: Value) -> Self {
         Self {
@@ -131,8 +136,8 @@ pub(super) fn router(door: Arc<Door>, login: Arc<Login>, address: SocketAddr) ->
     let (inner, mut document) = described().split_for_parts();
     document.merge(open_document);
     let document = serde_json::to_value(&document).unwrap_or_default();
-    inside(inner, door)
-        .layer(middleware::from_fn_with_state(login, log_in))
+    inside(inner, Arc::clone(&door))
+        .layer(middleware::from_fn_with_state((login, door), log_in))
         .merge(open)
         .route(
             "/v1/openapi.json",

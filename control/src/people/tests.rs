@@ -415,8 +415,17 @@ async fn nobody_comes_in_without_name_and_password() {
     }
     assert_eq!(
         control.rows("governance_events"),
-        4,
-        "wrong passwords are only counted"
+        4 + 8,
+        "each wrong password is in the books"
+    );
+    for _ in 0..4 {
+        let answer = send("/v1/apis", Some(basic("nobody", "guessed"))).await;
+        assert_eq!(answer.problem(401).0, "login_failed");
+    }
+    assert_eq!(
+        control.rows("governance_events"),
+        4 + 10,
+        "guessing does not fill them"
     );
     for _ in 0..2 {
         assert_eq!(

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -14,6 +16,7 @@ use counterfoil_entry::{clock, tree};
 use counterfoil_trust::{Peer, Refusal, SpiffeId};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,8 @@ use crate::published::Publisher;
 
 /// A request for an SVID holds a certificate signing request of about 500 bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a body that are read before it is answered all the same.
+const DRAINED_BYTES_MAX: usize = 1 << 20;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -118,8 +123,34 @@ pub(super) fn router(app: Arc<App>, caller: Caller) -> Router {
         .route("/v1/health", get(health))
         .fallback(nothing)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(whole_body))
         .layer(Extension(caller))
         .with_state(app)
+}
+
+/// Reads a body whole before anything is answered: an answer that comes before the end of the body can
+/// be lost with the stream (RFC 9113 8.1). What is more than any route takes is read and dropped.
+async fn whole_body(request: Request, next: Next) -> Response {
+    let (parts, mut body) = request.into_parts();
+    let mut whole = Vec::new();
+    let mut left = DRAINED_BYTES_MAX;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return StatusCode::BAD_REQUEST.into_response();
+        };
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        let Some(less) = left.checked_sub(data.len()) else {
+            break;
+        };
+        left = less;
+        // One byte too many tells the routes that there was too much.
+        let room = (BODY_BYTES_MAX + 1).saturating_sub(whole.len());
+        whole.extend_from_slice(data.get(..room).unwrap_or(data));
+    }
+    let body = Body::from(whole);
+    next.run(Request::from_parts(parts, body)).await
 }
 
 /// A caller sees here that its new certificate is in use, before it gives the old one up.
