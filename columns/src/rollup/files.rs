@@ -30,6 +30,9 @@ pub struct RollupFiles {
     root: PathBuf,
 }
 
+/// Files by the first and last manifest in their names.
+type Listed = Vec<((u64, u64), PathBuf)>;
+
 /// Which files answer for which manifests, each manifest once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Covered {
@@ -170,7 +173,7 @@ impl RollupFiles {
     }
 
     /// Files of a folder by the manifests in their names, ascending.
-    fn list(&self, folder: &str) -> Result<Vec<((u64, u64), PathBuf)>, RollupError> {
+    fn list(&self, folder: &str) -> Result<Listed, RollupError> {
         let path = self.root.join(folder);
         let io = |source| RollupError::Io {
             doing: "listing",

@@ -261,12 +261,11 @@ impl<'a> Entries<'a> {
         alone.extend(halves.into_values().flatten());
         alone.sort_unstable();
         for row in alone {
-            let may_come = self.call_id(row).is_some()
-                && (self.is_due(row) || (!self.is_native(row) && row >= old));
-            if may_come {
-                keep[row] = true;
-            } else {
+            let waits = self.is_due(row) || (!self.is_native(row) && row >= old);
+            if !waits || self.call_id(row).is_none() {
                 groups.add_call(self.call(Some(row), None));
+            } else if let Some(keep) = keep.get_mut(row) {
+                *keep = true;
             }
         }
         keep
