@@ -74,8 +74,8 @@ impl Folding {
                     waiting,
                     hour: None,
                 };
-                for (manifest, _) in covered.minutes {
-                    let (of, _) = read_manifest(&data.books(), origin, manifest)?;
+                for (manifest, _) in covered.minutes_alone() {
+                    let (of, _) = read_manifest(&data.books(), origin, *manifest)?;
                     folding.pass(&of)?;
                 }
                 Ok(folding)

@@ -15,6 +15,7 @@ use datafusion_pg_catalog::setup_pg_catalog;
 use crate::books::Snapshot;
 use crate::catalogue::{DATABASE, World};
 use crate::functions;
+use crate::hdr;
 use crate::quantile::aggregates;
 
 /// Memory of all running statements together (bytes): 1 GiB.
@@ -64,6 +65,7 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
     for aggregate in aggregates() {
         context.register_udaf(aggregate);
     }
+    context.register_udaf(hdr::aggregate());
     for name in UNBOUNDED {
         context.deregister_udf(name);
     }

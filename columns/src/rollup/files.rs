@@ -24,6 +24,9 @@ use super::{RollupError, hours};
 use crate::DataDirectory;
 use crate::directory::origin_slug;
 
+/// Statements read on in the files that were the newest when they began.
+const WAITING_KEPT: usize = 20;
+
 /// The roll-ups of one origin.
 #[derive(Debug, Clone)]
 pub struct RollupFiles {
@@ -33,17 +36,27 @@ pub struct RollupFiles {
 /// Files by the first and last manifest in their names.
 type Listed = Vec<((u64, u64), PathBuf)>;
 
-/// Which files answer for which manifests, each manifest once.
+/// Which files there are, and which manifests they answer for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Covered {
     /// The last manifest that was folded; `None` before the first.
     pub until: Option<u64>,
     /// Files of hours: first and last manifest, path.
     pub hours: Vec<(u64, u64, PathBuf)>,
-    /// Files of minutes that no file of hours covers: manifest, path.
+    /// Files of minutes: manifest, path.
     pub minutes: Vec<(u64, PathBuf)>,
     /// Halves of calls that wait after `until`.
     pub waiting: Option<PathBuf>,
+}
+
+impl Covered {
+    /// The files of minutes that no file of hours covers: with those of hours they answer for each
+    /// manifest once.
+    pub fn minutes_alone(&self) -> impl Iterator<Item = &(u64, PathBuf)> {
+        let by_hour = self.hours.last().map(|(_, last, _)| *last);
+        let minutes = self.minutes.iter();
+        minutes.filter(move |(manifest, _)| by_hour.is_none_or(|last| *manifest > last))
+    }
 }
 
 impl RollupFiles {
@@ -72,18 +85,13 @@ impl RollupFiles {
                 hours.push((first, last, path));
             }
         }
-        let by_hour = hours.last().map(|(_, last, _)| *last);
         let minutes = self.list("minutes")?;
         let minutes = minutes
             .into_iter()
             .map(|((manifest, _), path)| (manifest, path));
         Ok(Covered {
             until: Some(until),
-            minutes: minutes
-                .filter(|(manifest, _)| {
-                    *manifest <= until && by_hour.is_none_or(|last| *manifest > last)
-                })
-                .collect(),
+            minutes: minutes.filter(|(manifest, _)| *manifest <= until).collect(),
             hours,
             waiting: Some(path),
         })
@@ -109,8 +117,7 @@ impl RollupFiles {
         self.write("minutes", &name(manifest), &step.minutes)?;
         self.write("waiting", &name(manifest), &step.waiting)?;
         let waiting = self.list("waiting")?;
-        // Readers may hold the one before.
-        for (_, path) in waiting.iter().rev().skip(2) {
+        for (_, path) in waiting.iter().rev().skip(WAITING_KEPT) {
             remove(path)?;
         }
         Ok(())

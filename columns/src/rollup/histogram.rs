@@ -64,6 +64,12 @@ impl Histogram {
         self.counts.is_empty()
     }
 
+    /// Memory that it takes, about (bytes).
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.counts.len() * 4 * size_of::<u64>()
+    }
+
     /// How many values were added.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -314,8 +314,7 @@ fn each_manifest_is_answered_for_by_one_file() {
         .map(|(first, last, _)| (*first, *last))
         .collect();
     let minutes: Vec<_> = covered
-        .minutes
-        .iter()
+        .minutes_alone()
         .map(|(manifest, _)| *manifest)
         .collect();
     assert_eq!((hours, minutes), (vec![(1, 3)], vec![4, 5]));
