@@ -25,7 +25,7 @@ use crate::listing;
 use crate::objectives::Objective;
 use crate::public::{PublicTable, public_type};
 use crate::raw::RawTable;
-use crate::views::{VIEWS, Window, plain, windowed, windowed_names};
+use crate::views::{Promised, VIEWS, Window, plain, windowed, windowed_names};
 
 /// Name of the database.
 pub const DATABASE: &str = "counterfoil";
@@ -140,11 +140,8 @@ impl World {
     }
 
     fn windowed_sql(&self, name: &str, window: Option<Window>) -> Option<String> {
-        let star = self
-            .objectives
-            .iter()
-            .any(|objective| objective.service.is_none());
-        windowed(name, window, star, self.now)
+        let promised = Promised::of(&self.objectives);
+        windowed(name, window, promised, self.now)
     }
 }
 

@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 
 /// The aggregate of this module.
 #[must_use]
-pub fn aggregate() -> AggregateUDF {
+pub(crate) fn aggregate() -> AggregateUDF {
     AggregateUDF::new_from_impl(Merge {
         signature: taking(&[]),
     })
@@ -26,7 +26,7 @@ pub fn aggregate() -> AggregateUDF {
 
 /// The scalar functions of this module.
 #[must_use]
-pub fn scalars() -> [ScalarUDF; 3] {
+pub(crate) fn scalars() -> [ScalarUDF; 3] {
     [Figure::Quantile, Figure::Count, Figure::AtOrBelow]
         .map(|figure| ScalarUDF::new_from_impl(Of::new(figure)))
 }
