@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
+    /// Make derived files anew from the books
+    Rebuild(RebuildArgs),
     /// Check that a mesh proxy does what it must
     Conform(ConformArgs),
     /// Make an estate: keys, the first people, configurations of the roles
@@ -123,6 +125,28 @@ pub(crate) enum PortChoice {
     Default,
     /// Any free ports
     Auto,
+}
+
+/// Options of `rebuild`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  counterfoil rebuild rollups --data-dir bank\n\nNothing may run on the directory: the collector folds while it runs.\n\n\
+                  Exit codes: 0 made, 1 failure"
+)]
+pub(crate) struct RebuildArgs {
+    #[command(subcommand)]
+    pub(crate) command: RebuildCommand,
+}
+
+/// What to make anew.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RebuildCommand {
+    /// Counts and histograms by minute and hour
+    Rollups {
+        /// Data directory of the estate
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+    },
 }
 
 /// Options of `sql`.

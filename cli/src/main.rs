@@ -9,6 +9,7 @@ mod demo;
 mod exit;
 mod init;
 mod people;
+mod rebuild;
 mod role;
 mod roles;
 mod rows;
@@ -56,6 +57,7 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Rebuild(args) => rebuild::run(args),
         Command::Conform(args) => conform::run(args),
         Command::Init(args) => init::run(args),
         Command::Up(args) => up::run(args),

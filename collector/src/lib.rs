@@ -14,6 +14,7 @@ mod judge;
 mod own;
 mod rebuild;
 mod receiver;
+mod rollup;
 mod seal;
 mod seen;
 mod service;
@@ -24,6 +25,7 @@ mod tests;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{CollectorConfig, ConfigError};
+pub use rollup::{FoldError, rebuild as rebuild_rollups};
 pub use service::{Collector, CollectorError, Prepared};
 
 /// Runs a collector until `shutdown`: opens the data directory and the port, gets its SVID from

@@ -64,6 +64,8 @@ pub(crate) enum SealError {
 #[derive(Debug)]
 pub(crate) struct Sealer {
     pub(crate) log: Log,
+    /// Told after each seal; who is busy still looks at all seals then.
+    pub(crate) sealed: SyncSender<()>,
     pub(crate) build: String,
 }
 
@@ -83,6 +85,7 @@ impl Sealer {
         for job in jobs {
             let outcome = self.seal(&job);
             let is_failed = outcome.is_err();
+            let _busy = self.sealed.try_send(());
             if done.send(outcome).is_err() || is_failed {
                 return;
             }

@@ -27,10 +27,12 @@ use counterfoil_spool::{
 use counterfoil_trust::{Identity, SpiffeId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::own_files::{check_log_key, control_id, lock, log_key};
+pub(crate) use self::own_files::lock;
+use self::own_files::{check_log_key, control_id, log_key};
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
 use crate::intake::Desks;
@@ -38,12 +40,16 @@ use crate::journal::Journal;
 use crate::own::OwnWriter;
 use crate::rebuild::{Rebuilt, rebuild};
 use crate::receiver::{BODIES_KIB_MAX, Receiver};
+use crate::rollup::{self, FoldError};
 use crate::seal::Sealer;
 
 /// Build named in manifests and the collector's own statements.
 const BUILD: &str = concat!("counterfoil ", env!("CARGO_PKG_VERSION"));
 /// Time that the collector's own final statement gets at shutdown.
 const OWN_FINAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time that the roll-ups of the last seals get at shutdown.
+const ROLLUP_END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a collector did not start or stopped early.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +96,9 @@ pub enum CollectorError {
     /// Journal or books refused a write.
     #[error("keeping the books")]
     Books(#[source] Box<dyn Error + Send + Sync>),
+    /// The roll-ups cannot be folded.
+    #[error(transparent)]
+    Rollup(#[from] FoldError),
     /// A thread could not be started, or died.
     #[error("the thread {0} is gone")]
     Thread(&'static str),
@@ -140,8 +149,17 @@ pub struct Collector {
     delivery: Delivery,
     /// The collector's own; its lock is held until the end.
     spool: Spool,
+    threads: Threads,
+}
+
+/// The threads that keep the books.
+#[derive(Debug)]
+struct Threads {
     keeper: Thread,
     sealer: JoinHandle<()>,
+    roller: JoinHandle<()>,
+    /// Ends the roller between two manifests.
+    stop_roller: Arc<AtomicBool>,
 }
 
 /// A running bookkeeper.
@@ -243,11 +261,11 @@ impl Prepared {
         let collector = Some(svid.spiffe_id().clone());
         let delivery = DeliveryConfig::new(address.to_string(), collector);
         let delivery = Delivery::new(&spool, identity.clone(), delivery)?;
-        let (keeper, sealer) = start_threads(&config, &data, log, rebuilt, own, lock)?;
+        let threads = start_threads(&config, &data, log, rebuilt, own, lock)?;
         let receiver = Receiver {
             identity,
             desks,
-            requests: keeper.requests.clone(),
+            requests: threads.keeper.requests.clone(),
             is_closing: Arc::new(AtomicBool::new(false)),
             room: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
         };
@@ -257,8 +275,7 @@ impl Prepared {
             receiver,
             delivery,
             spool,
-            keeper,
-            sealer,
+            threads,
         })
     }
 }
@@ -297,10 +314,15 @@ impl Collector {
             receiver,
             delivery,
             spool,
-            keeper,
-            sealer,
+            threads,
             ..
         } = self;
+        let Threads {
+            keeper,
+            sealer,
+            roller,
+            stop_roller,
+        } = threads;
         let Thread {
             requests,
             mut outcome,
@@ -323,19 +345,7 @@ impl Collector {
         is_closing.store(true, Ordering::Release);
         stop_own.cancel();
         if early.is_none() {
-            match timeout(OWN_FINAL_TIMEOUT, &mut delivering).await {
-                Ok(Ok(Ok(Ending::Acknowledged))) => {}
-                Ok(Ok(Ok(Ending::Kept))) => {
-                    tracing::warn!(
-                        "the collector's own last rows stay in its spool until it starts again"
-                    );
-                }
-                Ok(Ok(Err(error))) => {
-                    tracing::error!(%error, "delivering the collector's own rows")
-                }
-                Ok(Err(error)) => tracing::error!(%error, "delivering the collector's own rows"),
-                Err(_) => tracing::error!("the collector's own final statement did not arrive"),
-            }
+            own_end(&mut delivering).await;
         }
         delivering.abort();
         stop_receiver.cancel();
@@ -352,6 +362,7 @@ impl Collector {
             }
         };
         let sealed = tokio::task::spawn_blocking(move || sealer.join()).await;
+        end_roller(roller, &stop_roller).await;
         drop(spool);
         outcome
             .map_err(|_| CollectorError::Thread("bookkeeper"))?
@@ -360,6 +371,19 @@ impl Collector {
             Ok(Ok(())) => Ok(()),
             _ => Err(CollectorError::Thread("sealer")),
         }
+    }
+}
+
+/// Waits for the collector's own final statement, but not for long.
+async fn own_end(delivering: &mut task::JoinHandle<Result<Ending, DeliveryError>>) {
+    match timeout(OWN_FINAL_TIMEOUT, delivering).await {
+        Ok(Ok(Ok(Ending::Acknowledged))) => {}
+        Ok(Ok(Ok(Ending::Kept))) => {
+            tracing::warn!("the collector's own last rows stay in its spool until it starts again");
+        }
+        Ok(Ok(Err(error))) => tracing::error!(%error, "delivering the collector's own rows"),
+        Ok(Err(error)) => tracing::error!(%error, "delivering the collector's own rows"),
+        Err(_) => tracing::error!("the collector's own final statement did not arrive"),
     }
 }
 
@@ -394,7 +418,7 @@ fn start_threads(
     rebuilt: Rebuilt,
     own: OwnWriter,
     lock: Arc<File>,
-) -> Result<(Thread, JoinHandle<()>), CollectorError> {
+) -> Result<Threads, CollectorError> {
     let Rebuilt {
         mut state,
         mut files,
@@ -421,10 +445,24 @@ fn start_threads(
     let kept = (state, journal, files);
     let keeper = Bookkeeper::new(pace, kept, own, line, checkpoint, sealed_until);
     let (ended, outcome) = oneshot::channel();
-    let sealer_lock = Arc::clone(&lock);
+    let (sealer_lock, roller_lock) = (Arc::clone(&lock), Arc::clone(&lock));
+    let (sealed, seals) = sync_channel(1);
+    let stop_roller = Arc::new(AtomicBool::new(false));
+    let roller = spawn("roll-ups", {
+        let (data, origin, stop) = (
+            data.clone(),
+            config.origin.clone(),
+            Arc::clone(&stop_roller),
+        );
+        move || {
+            rollup::run(&data, &origin, &seals, &stop);
+            drop(roller_lock);
+        }
+    })?;
     let sealer = spawn("sealer", move || {
         Sealer {
             log,
+            sealed,
             build: BUILD.to_owned(),
         }
         .run(&jobs_queue, &done);
@@ -435,7 +473,28 @@ fn start_threads(
         drop(lock);
         drop(ended.send(outcome));
     })?;
-    Ok((Thread { requests, outcome }, sealer))
+    Ok(Threads {
+        keeper: Thread { requests, outcome },
+        sealer,
+        roller,
+        stop_roller,
+    })
+}
+
+/// Lets the last seals be folded, but not for long: what is left the next start folds.
+async fn end_roller(roller: JoinHandle<()>, stop: &AtomicBool) {
+    let joined = tokio::task::spawn_blocking(move || roller.join());
+    tokio::pin!(joined);
+    let ended = match timeout(ROLLUP_END_TIMEOUT, &mut joined).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            stop.store(true, Ordering::Relaxed);
+            joined.await
+        }
+    };
+    if !matches!(ended, Ok(Ok(()))) {
+        tracing::error!("the thread of the roll-ups died");
+    }
 }
 
 fn spawn(

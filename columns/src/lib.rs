@@ -5,6 +5,7 @@
 pub mod directory;
 pub mod journal;
 pub mod record;
+pub mod rollup;
 pub mod row;
 pub mod schema;
 pub mod segment;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use counterfoil_columns::directory::DirectoryError;
+use counterfoil_columns::rollup::{Covered, RollupFiles};
 use counterfoil_columns::{DataDirectory, journal};
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Hash, Time};
@@ -87,6 +88,8 @@ pub struct OriginSnapshot {
     pub checkpoint: Option<Checkpoint>,
     /// Every manifest under the checkpoint, in order.
     pub manifests: Arc<Vec<Arc<ManifestFacts>>>,
+    /// The roll-ups that there are; none when they cannot be listed, for they only save time.
+    pub rollups: Covered,
     /// Rows of the journal that no manifest covers, by table.
     pub tail: BTreeMap<TableId, Vec<RecordBatch>>,
 }
@@ -248,6 +251,7 @@ impl Origin {
             match self.tail.read(&folder, &files, name, &sealed) {
                 Ok(tail) => {
                     return Ok(OriginSnapshot {
+                        rollups: rollups(directory, slug),
                         origin: name.to_owned(),
                         manifests: Arc::clone(&self.manifests),
                         tail,
@@ -298,6 +302,14 @@ impl Origin {
         }
         Ok(Some(head))
     }
+}
+
+fn rollups(directory: &DataDirectory, slug: &str) -> Covered {
+    let covered = RollupFiles::new(directory, slug).covered();
+    covered.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the roll-ups cannot be listed: entries are read instead");
+        Covered::default()
+    })
 }
 
 #[expect(

@@ -21,12 +21,12 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use futures::FutureExt;
 
 use crate::books::Snapshot;
-use crate::error::SqlError;
+use crate::error::{INVALID_VALUE, SqlError};
 use crate::listing;
 use crate::objectives::Objective;
 use crate::public::{PublicTable, public_type};
 use crate::raw::RawTable;
-use crate::views::{VIEWS, Window, plain, windowed, windowed_names};
+use crate::views::{Promised, VIEWS, Window, plain, windowed, windowed_names};
 
 /// Name of the database.
 pub const DATABASE: &str = "counterfoil";
@@ -39,6 +39,13 @@ const LISTED: &[&str] = &[
     "reports",
     "segments",
 ];
+
+/// Roll-ups, by minute and by hour of the call's begin.
+const ROLLUPS: &[&str] = &["rollup_1h", "rollup_1m"];
+/// Roll-ups that answer for each manifest once; not listed, for views are made of it.
+const ROLLUPS_ONCE: &str = "rollups_once";
+/// Entries that no roll-up counts yet; not listed, either.
+const FRESH_ENTRIES: &str = "fresh_entries";
 
 /// What a statement sees.
 #[derive(Clone)]
@@ -134,11 +141,8 @@ impl World {
     }
 
     fn windowed_sql(&self, name: &str, window: Option<Window>) -> Option<String> {
-        let star = self
-            .objectives
-            .iter()
-            .any(|objective| objective.service.is_none());
-        windowed(name, window, star, self.now)
+        let promised = Promised::of(&self.objectives);
+        windowed(name, window, promised, self.now)
     }
 }
 
@@ -181,6 +185,7 @@ impl SchemaProvider for Public {
             .chain(VIEWS.iter().copied())
             .chain(windowed_names())
             .chain(LISTED.iter().copied())
+            .chain(ROLLUPS.iter().copied())
             .map(ToOwned::to_owned)
             .collect();
         names.sort();
@@ -192,6 +197,14 @@ impl SchemaProvider for Public {
         if let Some(id) = TableId::from_name(name) {
             let raw = Arc::new(RawTable::new(&world.snapshot, id)?);
             return Ok(Some(Arc::new(PublicTable::new(raw))));
+        }
+        if name == FRESH_ENTRIES {
+            let raw = Arc::new(RawTable::fresh_entries(&world.snapshot)?);
+            return Ok(Some(Arc::new(PublicTable::new(raw))));
+        }
+        if ROLLUPS.contains(&name) {
+            let raw = rollups(&world.snapshot, name)?.map(Arc::new);
+            return Ok(raw.map(|raw| Arc::new(PublicTable::new(raw)) as Arc<dyn TableProvider>));
         }
         if LISTED.contains(&name) {
             let batch = listing::table(name, &world.snapshot, &world.objectives, world.now)?;
@@ -225,21 +238,39 @@ struct Raw {
 #[async_trait]
 impl SchemaProvider for Raw {
     fn table_names(&self) -> Vec<String> {
-        TABLES
-            .iter()
-            .map(|table| table.id.name().to_owned())
-            .collect()
+        let tables = TABLES.iter().map(|table| table.id.name());
+        let names = tables.chain(ROLLUPS.iter().copied());
+        names.map(ToOwned::to_owned).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        TableId::from_name(name)
-            .map(|id| Ok(Arc::new(RawTable::new(&self.snapshot, id)?) as Arc<dyn TableProvider>))
-            .transpose()
+        let table = match TableId::from_name(name) {
+            Some(id) => Some(RawTable::new(&self.snapshot, id)?),
+            None => rollups(&self.snapshot, name)?,
+        };
+        Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        TableId::from_name(name).is_some()
+        TableId::from_name(name).is_some() || ROLLUPS.contains(&name)
     }
+}
+
+/// The roll-ups of that name; `None` for another name.
+fn rollups(snapshot: &Snapshot, name: &str) -> Result<Option<RawTable>> {
+    let origins = || snapshot.origins.iter().map(|origin| &origin.rollups);
+    let hours = origins().flat_map(|of| of.hours.iter().map(|(_, _, path)| path));
+    Ok(Some(match name {
+        "rollup_1m" => {
+            RawTable::of_rollups(origins().flat_map(|of| of.minutes.iter().map(|(_, path)| path)))?
+        }
+        "rollup_1h" => RawTable::of_rollups(hours)?,
+        ROLLUPS_ONCE => {
+            let minutes = origins().flat_map(|of| of.minutes_alone().map(|(_, path)| path));
+            RawTable::of_rollups(hours.chain(minutes))?
+        }
+        _ => return Ok(None),
+    }))
 }
 
 /// A windowed view as a table function: `name()`, `name(from)`, `name(from, until)`.
@@ -279,7 +310,8 @@ impl TableFunctionImpl for Windowed {
                 self.name
             );
             return Err(DataFusionError::External(Box::new(SqlError::new(
-                "22023", why,
+                INVALID_VALUE,
+                why,
             ))));
         }
         let sql = self

@@ -21,7 +21,7 @@ pub const SERVER_VERSION: &str = "16.6";
 /// Functions that are the same for every session.
 #[must_use]
 pub fn scalars() -> Vec<ScalarUDF> {
-    vec![
+    let mut functions = vec![
         ScalarUDF::new_from_impl(AsText::new()),
         ScalarUDF::new_from_impl(OfStatement::new(Part::Ranges)),
         ScalarUDF::new_from_impl(OfStatement::new(Part::Drops)),
@@ -33,7 +33,9 @@ pub fn scalars() -> Vec<ScalarUDF> {
                 env!("CARGO_PKG_VERSION")
             ),
         )),
-    ]
+    ];
+    functions.extend(crate::hdr::scalars());
+    functions
 }
 
 /// Functions that tell a session about itself.

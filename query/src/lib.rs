@@ -9,6 +9,7 @@ pub mod engine;
 pub mod error;
 pub mod functions;
 pub mod guard;
+mod hdr;
 pub mod http;
 pub mod json;
 mod listing;

@@ -1,9 +1,10 @@
 //! A table of the books as a DataFusion provider: listed segment files and the journal's tail.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use counterfoil_columns::rollup;
 use counterfoil_entry::Time;
 use counterfoil_entry::table::TableId;
 use datafusion::arrow::array::RecordBatch;
@@ -75,6 +76,45 @@ impl RawTable {
         })
     }
 
+    /// Entries that no roll-up counts yet: those that wait for their counterpart, those of seals that were
+    /// not folded, and the journal's.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and when a file is gone.
+    pub fn fresh_entries(snapshot: &Snapshot) -> Result<Self> {
+        let mut table = Self::new(snapshot, TableId::Entries)?;
+        let folded = |path: &Path| {
+            snapshot.origins.iter().any(|origin| {
+                let manifests = origin.manifests.iter();
+                let until = origin.rollups.until;
+                manifests
+                    .take_while(|manifest| until.is_some_and(|until| manifest.number <= until))
+                    .flat_map(|manifest| &manifest.segments)
+                    .any(|segment| snapshot.books.join(&segment.file) == path)
+            })
+        };
+        table.files.retain(|file| !folded(&file.path));
+        let waiting = snapshot.origins.iter();
+        for path in waiting.filter_map(|origin| origin.rollups.waiting.as_deref()) {
+            table.files.push(derived(&table.schema, path)?);
+        }
+        Ok(table)
+    }
+
+    /// Roll-ups in those files.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub fn of_rollups<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Self> {
+        let schema = rollup::schema();
+        let files = paths.map(|path| derived(&schema, path));
+        Ok(Self {
+            files: files.collect::<Result<_>>()?,
+            tail: Vec::new(),
+            schema,
+        })
+    }
+
     fn files_exec(
         &self,
         state: &dyn Session,
@@ -135,6 +175,20 @@ impl SegmentFile {
         }
         ObjectPath::from_absolute_path(&self.path).map_err(|error| unusable(&error))
     }
+}
+
+/// A derived file, of which nothing is known but its size.
+fn derived(schema: &SchemaRef, path: &Path) -> Result<SegmentFile> {
+    let found = std::fs::metadata(path).map_err(|error| {
+        let file = path.display();
+        let why = format!("{file}: {error}; `counterfoil rebuild rollups` makes it anew");
+        DataFusionError::External(Box::new(SqlError::new(IO, why)))
+    })?;
+    Ok(SegmentFile {
+        path: path.to_owned(),
+        bytes: found.len(),
+        statistics: Arc::new(Statistics::new_unknown(schema)),
+    })
 }
 
 #[async_trait]

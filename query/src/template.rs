@@ -16,6 +16,7 @@ use crate::books::Snapshot;
 use crate::catalogue::{DATABASE, World};
 use crate::distinct::NestedDistinct;
 use crate::functions;
+use crate::hdr;
 use crate::quantile::aggregates;
 
 /// Memory of all running statements together (bytes): 1 GiB.
@@ -66,6 +67,7 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
         context.register_udaf(aggregate);
     }
     context.add_analyzer_rule(Arc::new(NestedDistinct));
+    context.register_udaf(hdr::aggregate());
     for name in UNBOUNDED {
         context.deregister_udf(name);
     }

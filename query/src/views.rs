@@ -12,8 +12,10 @@ use crate::reports;
 pub(crate) mod frame;
 pub(crate) mod grants;
 pub(crate) mod mesh;
+pub(crate) mod sla;
 
 use frame::Frame;
+pub use sla::Promised;
 
 /// A window of time; an open end has no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +31,7 @@ const WINDOWED: &[&str] = &[
     "access_review",
     "completeness",
     "control_slots",
+    "error_budget",
     "latency_overhead",
     "mesh_availability",
     "report_summary",
@@ -193,9 +196,14 @@ pub fn windowed_names() -> impl Iterator<Item = &'static str> {
 
 /// The query of the windowed view `name` over `window`, asked at `now`; `None` for another name.
 ///
-/// `star` tells whether some objective is for each service.
+/// `promised` tells what the objectives are like.
 #[must_use]
-pub fn windowed(name: &str, window: Option<Window>, star: bool, now: Time) -> Option<String> {
+pub fn windowed(
+    name: &str,
+    window: Option<Window>,
+    promised: Promised,
+    now: Time,
+) -> Option<String> {
     let frame = Frame::new(window, now);
     match name {
         "access_review" => Some(grants::access_review(&frame)),
@@ -206,7 +214,8 @@ pub fn windowed(name: &str, window: Option<Window>, star: bool, now: Time) -> Op
         "report_summary" => Some(reports::summary(&frame)),
         "revocations" => Some(grants::revocations(&frame)),
         "rotation_success" => Some(mesh::rotation_success(&frame)),
-        "sla" => Some(sla(window, star)),
+        "error_budget" => Some(sla::error_budget(window, promised, now)),
+        "sla" => Some(sla::sla(window, promised, now)),
         _ => reports::of_view(name).map(|report| report.sql(&frame)),
     }
 }
@@ -287,62 +296,6 @@ SELECT scope, destination, n, CAST({needed} AS BIGINT) AS n_needed,
        WHEN w['value'] - o['value'] < 2000000 THEN 'met' ELSE 'missed' END AS verdict
 FROM grouped
 ORDER BY scope DESC, destination"
-    )
-}
-
-/// Objectives against the calls that count: not denied, and not given up by the caller.
-///
-/// Good for availability: answered, `ok` or `client_error`. Good for latency: answered within the
-/// threshold, by the caller's clock where its entry is there. Without arguments each objective is
-/// judged over its own rolling window.
-fn sla(window: Option<Window>, star: bool) -> String {
-    let counted = "decision <> 'deny' AND coalesce(outcome, 'unknown') <> 'aborted'";
-    let bounds = match window {
-        None => "c.start_time >= o.from_time".to_owned(),
-        Some(_) => within(window, "c.start_time"),
-    };
-    let each = if star {
-        format!(
-            "
-  UNION ALL
-  SELECT o.objective, c.destination AS service, o.operation, o.threshold_ns, o.target, o.window_days,
-    c.trace_id, c.good, c.duration_ns
-  FROM objectives o JOIN counted c ON o.each = c.one AND {bounds}
-    AND (o.operation IS NULL OR o.operation = c.operation)
-  WHERE o.each = 1"
-        )
-    } else {
-        String::new()
-    };
-    format!(
-        "
-WITH counted AS (
-  SELECT trace_id, start_time, destination, operation, 1 AS one,
-    coalesce(outcome, 'unknown') IN ('ok', 'client_error') AS good,
-    coalesce(client_duration_ns, server_duration_ns) AS duration_ns
-  FROM public.calls WHERE {counted} AND destination IS NOT NULL
-), objectives AS (
-  SELECT * FROM public.objectives
-), judged AS (
-  SELECT o.objective, o.service, o.operation, o.threshold_ns, o.target, o.window_days,
-    c.trace_id, c.good, c.duration_ns
-  FROM objectives o LEFT JOIN counted c ON o.service = c.destination AND {bounds}
-    AND (o.operation IS NULL OR o.operation = c.operation)
-  WHERE o.each = 0{each}
-), summed AS (
-  SELECT objective, service, operation, threshold_ns, target, window_days, count(trace_id) AS total,
-    sum(CASE WHEN good AND (threshold_ns IS NULL OR duration_ns <= threshold_ns) THEN 1 ELSE 0 END) AS good
-  FROM judged GROUP BY objective, service, operation, threshold_ns, target, window_days
-)
-SELECT objective, service, operation,
-  CASE WHEN threshold_ns IS NULL THEN 'availability' ELSE 'latency' END AS measure,
-  threshold_ns, window_days, good, total,
-  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total END AS sli,
-  target,
-  CASE WHEN total > 0 THEN 1.0 - (CAST(total - good AS DOUBLE) / total) / (1.0 - target) END AS error_budget_left,
-  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total < target END AS breached
-FROM summed
-ORDER BY objective, service, threshold_ns"
     )
 }
 

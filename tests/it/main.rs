@@ -17,6 +17,8 @@ mod pages;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
 mod sealed;
 #[cfg(test)]
 mod shape;

@@ -27,7 +27,7 @@ pub(super) fn control_id(identity: &IdentityConfig) -> String {
 }
 
 /// Takes the lock of the books for as long as the file is held.
-pub(super) fn lock(directory: &Path) -> Result<File, CollectorError> {
+pub(crate) fn lock(directory: &Path) -> Result<File, CollectorError> {
     let path = directory.join("lock");
     let error = |doing, source| CollectorError::File {
         doing,

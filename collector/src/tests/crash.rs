@@ -99,6 +99,7 @@ async fn taken_over(world: &World) -> (Sealer, SealJob) {
     (
         Sealer {
             log,
+            sealed: std::sync::mpsc::sync_channel(1).0,
             build: "test".to_owned(),
         },
         job,

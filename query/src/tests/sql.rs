@@ -449,7 +449,7 @@ async fn writes_are_refused_offline_too() {
 async fn rows_are_counted_once_beside_other_figures_without_much_memory() {
     let shop = busy();
     let of = |name: &str| format!("{name}.writer, {name}.stream, {name}.seq");
-    let ids = ["a", "b", "c", "d"].map(|name| of(name)).join(", ");
+    let ids = ["a", "b", "c", "d"].map(of).join(", ");
     let found = ask(
         &shop,
         &format!(

@@ -1,0 +1,83 @@
+//! Roll-ups against the entries that they are made of.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::world::{Demo, counterfoil, number, rows, text};
+
+/// Rows by the words that name them.
+fn by(rows: Vec<Map<String, Value>>, names: &[&str]) -> BTreeMap<String, Map<String, Value>> {
+    let key = |row: &Map<String, Value>| {
+        let words = names
+            .iter()
+            .map(|name| row.get(*name).unwrap_or(&Value::Null).to_string());
+        words.collect::<Vec<_>>().join(" ")
+    };
+    rows.into_iter().map(|row| (key(&row), row)).collect()
+}
+
+#[test]
+fn long_windows_tell_the_same_as_the_entries_and_folding_anew_changes_nothing() {
+    let mut demo = Demo::start(&["--for", "14s", "--rate", "10"]);
+    demo.finish_well();
+    let data = demo.data();
+    let entries = "select count(*) from entries where phase = 'final' and kind <> 'tls_failure'";
+    let rolled = "select sum(n) from rollup_1m where side <> 'call'";
+    assert_eq!(number(data, rolled), number(data, entries));
+    assert_eq!(
+        number(data, "select sum(n) from rollup_1m where side = 'call'"),
+        number(data, "select count(*) from calls"),
+    );
+
+    let named = ["objective", "service", "measure"];
+    // A short window is counted from the entries, a long one from roll-ups.
+    let short = "select * from sla('%day%', null)";
+    let day = &rows(
+        data,
+        "select min(start_time) - interval '1 hour' as day from entries",
+    )[0]["day"];
+    let short = short.replace("%day%", day.as_str().unwrap());
+    let short = by(rows(data, &short), &named);
+    let long = by(
+        rows(data, "select * from sla('2020-01-01T00:00:00Z', null)"),
+        &named,
+    );
+    assert!(
+        short.len() > 10 && short.keys().eq(long.keys()),
+        "{short:?} {long:?}"
+    );
+    for (key, short) in &short {
+        let (total, good) = (short["total"].as_i64(), short["good"].as_i64());
+        assert_eq!(total, long[key]["total"].as_i64(), "{key}");
+        let off = good.unwrap() - long[key]["good"].as_i64().unwrap();
+        let allowed = i64::from(key.contains("latency"));
+        assert!(off.abs() <= allowed, "{key}: {short:?} {:?}", long[key]);
+    }
+
+    let exact = "select duration_ns from entries where side = 'server' and phase = 'final' and kind <> 'tls_failure' \
+                 and duration_ns is not null order by duration_ns";
+    let exact: Vec<_> = rows(data, exact)
+        .iter()
+        .map(|row| row["duration_ns"].as_i64().unwrap())
+        .collect();
+    let found = "select hdr_count(hdr_merge(duration)) as n, hdr_quantile(hdr_merge(duration), 0.5) as p50, \
+                 hdr_quantile(hdr_merge(duration), 0.99) as p99 from rollup_1m where side = 'server'";
+    let found = &rows(data, found)[0];
+    assert_eq!(found["n"].as_u64(), Some(exact.len() as u64));
+    for (name, q) in [("p50", 50), ("p99", 99)] {
+        let exact = exact[(exact.len() * q).div_ceil(100) - 1];
+        let off = found[name].as_i64().unwrap() - exact;
+        assert!(
+            (0..=exact / 1_000 + 1).contains(&off),
+            "{name}: {off} of {exact}"
+        );
+    }
+
+    let all = "select time, source_app, destination_app, api, operation, side, outcome, decision, measured, n, \
+               duration, overhead, upstream from rollup_1m order by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11";
+    let before = rows(data, all);
+    let rebuilt = counterfoil(&["rebuild", "rollups", "--data-dir", data.to_str().unwrap()]);
+    assert!(rebuilt.status.success(), "{}", text(&rebuilt.stderr));
+    assert_eq!(rows(data, all), before);
+}
