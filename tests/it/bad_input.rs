@@ -64,12 +64,15 @@ fn a_directory_of_a_newer_version_is_refused_everywhere() {
     std::fs::write(folder.path().join("format"), "counterfoil-data 2\n").unwrap();
     let data = folder.path().to_str().unwrap();
     for (command, code) in [
-        (&["sql", "--data-dir", data, "select 1"][..], 1),
+        (&["sql", "--data-dir", data, "select 1"][..], 64),
         (
             &["demo", "--for", "1s", "--ports", "auto", "--data-dir", data][..],
             64,
         ),
-        (&["api", "list", "--data-dir", data][..], 1),
+        (&["api", "list", "--data-dir", data][..], 64),
+        (&["grant", "list", "--data-dir", data][..], 64),
+        (&["people", "list", "--data-dir", data][..], 64),
+        (&["up", data][..], 64),
         (&["verify", data][..], 2),
     ] {
         let output = counterfoil(command);

@@ -113,7 +113,7 @@ impl Door {
     /// Opens the door that the options name, asking for the password on a terminal.
     pub(super) async fn open(args: &DoorArgs) -> Result<Self, Failure> {
         if let Some(directory) = &args.data_dir {
-            return Ok(Self::directory(directory, args.user.as_deref())?);
+            return Self::directory(directory, args.user.as_deref());
         }
         let url = args
             .url
@@ -133,8 +133,8 @@ impl Door {
         })
     }
 
-    fn directory(directory: &Path, user: Option<&str>) -> anyhow::Result<Self> {
-        known_version(directory)?;
+    fn directory(directory: &Path, user: Option<&str>) -> Result<Self, Failure> {
+        known_version(directory).map_err(Failure::of_directory)?;
         Ok(Self::Directory {
             desk: Desk::open(directory, user.unwrap_or("nobody"))?,
             is_named: user.is_some(),
