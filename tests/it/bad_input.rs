@@ -1,5 +1,7 @@
 //! Wrong input of people: each gets a message that names it.
 
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::world::{Demo, binary, counterfoil, text};
@@ -102,7 +104,7 @@ fn a_foreign_directory_is_not_written_into() {
 
 #[test]
 fn a_port_in_use_is_named_before_anything_starts() {
-    let Ok(taken) = std::net::TcpListener::bind("127.0.0.1:15432") else {
+    let Ok(taken) = TcpListener::bind("127.0.0.1:15432") else {
         return; // Somebody else has it: the same message is tested by them.
     };
     let folder = tempfile::tempdir().unwrap();
@@ -185,17 +187,56 @@ fn wrong_use_ends_with_2() {
 }
 
 /// An estate that nobody runs; the folder, and the configuration of a role.
-fn estate() -> (tempfile::TempDir, impl Fn(&str) -> std::path::PathBuf) {
+fn estate() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
+    estate_of("bank.test")
+}
+
+fn estate_of(trust_domain: &str) -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("bank");
     let made = counterfoil(&[
         "init",
         data.to_str().unwrap(),
         "--trust-domain",
-        "bank.test",
+        trust_domain,
+        "--ports",
+        "auto",
     ]);
     assert!(made.status.success(), "{}", said(&made));
     (folder, move |role| data.join(format!("config/{role}.toml")))
+}
+
+/// The configuration with another value of a key; one that has no line yet comes first.
+fn with(config: &str, key: &str, value: &str) -> String {
+    let is_of_key = |line: &&str| line.split_once(" = ").is_some_and(|(of, _)| of == key);
+    let changed = format!("{key} = \"{value}\"");
+    if config.lines().any(|line| is_of_key(&line)) {
+        let lines = config.lines();
+        let lines = lines.map(|line| if is_of_key(&line) { &changed } else { line });
+        lines.collect::<Vec<_>>().join("\n")
+    } else {
+        format!("{changed}\n{config}")
+    }
+}
+
+/// Starts a role whose configuration must be refused before any of its ports is bound: each is held.
+fn refused_before_binding(role: &str, file: &Path, named: &[&str]) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let ports = text.lines().filter_map(|line| {
+        let (key, value) = line.split_once(" = ")?;
+        let address = value.trim_matches('"');
+        key.ends_with("listen")
+            .then(|| TcpListener::bind(address).unwrap())
+    });
+    let held: Vec<_> = ports.collect();
+    assert!(!held.is_empty());
+    let output = counterfoil(&[role, "--config", file.to_str().unwrap()]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(64), "{role}: {said}");
+    let file = file.to_str().unwrap();
+    for part in named.iter().chain([&file]) {
+        assert!(said.contains(part), "{role} {part}: {said}");
+    }
 }
 
 #[test]
@@ -211,13 +252,7 @@ fn a_role_whose_identity_cannot_be_used_ends_with_64_before_any_port_is_bound() 
             ("roots_pem_file", "/etc/hostname"),
             ("join_token_file", "/nowhere/token"),
         ] {
-            let lines = good.lines().map(|line| match line.split_once(" = ") {
-                Some((found, _)) if found == key => format!("{key} = \"{value}\""),
-                _ => line.to_owned(),
-            });
-            let changed = lines.collect::<Vec<_>>().join("\n");
-            assert_ne!(changed, good.trim_end(), "{key}");
-            std::fs::write(&file, changed).unwrap();
+            std::fs::write(&file, with(&good, key, value)).unwrap();
             let output = counterfoil(&[role, "--config", file.to_str().unwrap()]);
             let said = said(&output);
             assert_eq!(output.status.code(), Some(64), "{role} {key}: {said}");
@@ -292,4 +327,18 @@ fn damaged_books_are_told_once_and_nothing_is_tried_for_ever() {
     assert_eq!(output.status.code(), Some(64), "{said}");
     assert!(said.contains("log_key_file"), "{said}");
     assert!(!key.exists(), "no other key is made");
+    let output = counterfoil(&[&again[..], &[data.to_str().unwrap()]].concat());
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("log.key"),
+        "{said}"
+    );
+    assert!(!key.exists(), "nor by another demo");
+    let (other, _) = estate();
+    std::fs::copy(other.path().join("bank/collector/log.key"), &key).unwrap();
+    refused_before_binding(
+        "collector",
+        &config,
+        &["log_key_file", "is not signed by it"],
+    );
 }
