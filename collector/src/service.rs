@@ -68,7 +68,7 @@ pub enum CollectorError {
         source: io::Error,
     },
     /// The port cannot be opened.
-    #[error("listening on {address} (key listen)")]
+    #[error("listening on {address}: free it, or choose another with the key listen")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -163,12 +163,13 @@ impl Prepared {
         check_log_key(&config, &data)?;
         let lock = Arc::new(lock(&data.journal(&config.origin))?);
         let address = config.listen;
+        let writer = writer(&config)?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;
         let spool = Spool::open(SpoolConfig {
             directory: data.spool(),
-            writer: writer(&config)?,
+            writer,
             size_max: config.spool_bytes_max,
             build: BUILD.to_owned(),
             config_sha256: sha256(format!("{config:?}").as_bytes()),

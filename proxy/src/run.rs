@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counterfoil_entry::id::{IdError, Writer};
-use counterfoil_spool::join::{self, IdentityConfig, JoinError};
+use counterfoil_spool::join::{self, JoinError};
 use counterfoil_spool::{
     Delivery, DeliveryConfig, DeliveryError, Ending, Gauges, Spool, SpoolConfig, SpoolError,
 };
@@ -77,7 +77,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), RunErro
     let spool = open_spool(config)?;
     // the workers' lanes are 0, 1 ..: this thread's is the one after
     let own_lane = || spool.lane(config.workers);
-    let joining = identity_config(config);
+    let joining = config.identity();
     let mut lane = own_lane();
     let identity = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -150,17 +150,6 @@ fn open_spool(config: &Config) -> Result<Spool, RunError> {
         build: BUILD.to_owned(),
         config_sha256: config.sha256,
     })?)
-}
-
-fn identity_config(config: &Config) -> IdentityConfig {
-    IdentityConfig {
-        spiffe_id: config.spiffe_id.clone(),
-        control: config.control.clone(),
-        control_spiffe_id: None,
-        roots_pem_file: config.roots_file.clone(),
-        join_token_file: config.join_token_file.clone(),
-        state_dir: config.state_dir.clone(),
-    }
 }
 
 fn delivery_config(config: &Config) -> Result<DeliveryConfig, SpiffeIdError> {

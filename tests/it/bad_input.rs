@@ -240,7 +240,66 @@ fn refused_before_binding(role: &str, file: &Path, named: &[&str]) {
 }
 
 #[test]
+fn a_value_that_a_role_cannot_use_ends_with_64_before_any_port_is_bound() {
+    for (role, key, value, further) in [
+        ("collector", "instance", "a b", None),
+        ("collector", "log_key_file", "/etc/hostname", None),
+        ("query", "collector", "nowhere", None),
+        ("query", "users_file", "/nowhere/users.toml", None),
+        (
+            "query",
+            "tls_cert_file",
+            "/nowhere/chain.pem",
+            Some("tls_key_file"),
+        ),
+        ("control", "people_file", "/nowhere/people.toml", None),
+        (
+            "control",
+            "people_cert_file",
+            "/nowhere/chain.pem",
+            Some("people_key_file"),
+        ),
+        ("control", "instance", "a b", None),
+    ] {
+        let (_folder, config) = estate();
+        let file = config(role);
+        let mut text = with(&std::fs::read_to_string(&file).unwrap(), key, value);
+        if let Some(further) = further {
+            text = with(&text, further, "/nowhere/key.pem");
+        }
+        std::fs::write(&file, text).unwrap();
+        refused_before_binding(role, &file, &[key, value]);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_by_each_role_with_address_and_key() {
+    let (_folder, config) = estate();
+    for (role, key) in [
+        ("control", "listen"),
+        ("control", "people_listen"),
+        ("query", "http_listen"),
+        ("collector", "listen"),
+    ] {
+        let file = config(role);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let good = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, with(&good, key, &address)).unwrap();
+        let output = counterfoil(&[role, "--config", file.to_str().unwrap()]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{role}: {said}");
+        for part in [address.as_str(), &format!("the key {key}"), "free it"] {
+            assert!(said.contains(part), "{role} {part}: {said}");
+        }
+        std::fs::write(&file, good).unwrap();
+    }
+}
+
+#[test]
 fn a_role_whose_identity_cannot_be_used_ends_with_64_before_any_port_is_bound() {
+    let (other, _) = estate_of("other.test");
+    let foreign = other.path().join("bank/roots.pem");
     for role in ["collector", "query"] {
         let (_folder, config) = estate();
         let file = config(role);
@@ -250,6 +309,7 @@ fn a_role_whose_identity_cannot_be_used_ends_with_64_before_any_port_is_bound() 
             ("control", "127.0.0.1"),
             ("roots_pem_file", "/nowhere/roots.pem"),
             ("roots_pem_file", "/etc/hostname"),
+            ("roots_pem_file", foreign.to_str().unwrap()),
             ("join_token_file", "/nowhere/token"),
         ] {
             std::fs::write(&file, with(&good, key, value)).unwrap();

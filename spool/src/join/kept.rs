@@ -37,12 +37,6 @@ impl Kept {
     }
 }
 
-/// Whether `state_dir` keeps an SVID, good or not: a join has succeeded before.
-#[must_use]
-pub fn is_kept(state_dir: &Path) -> bool {
-    state_dir.join(KEPT_FILE).exists()
-}
-
 /// The identity that `state_dir` keeps, when it is of this workload and good for a while.
 ///
 /// # Errors
