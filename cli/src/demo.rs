@@ -103,7 +103,19 @@ async fn demo(args: &DemoArgs) -> Outcome {
             .start(&program, &files, &ports, &run.switches.time_up)
             .await;
         let driven = match started {
-            Ok(()) => run.drive(&mut traces, estate.control_outage()).await,
+            Ok(()) => {
+                let (time_up, outage) = (run.switches.time_up.clone(), estate.control_outage());
+                let driving = run.drive(&mut traces, outage);
+                let ending = async {
+                    estate.given_up().await;
+                    time_up.cancel();
+                    std::future::pending().await
+                };
+                tokio::select! {
+                    driven = driving => driven,
+                    () = ending => Ok(0),
+                }
+            }
             Err(error) => Err(error),
         };
         let troubles = estate.stop().await;

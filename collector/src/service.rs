@@ -111,8 +111,9 @@ impl CollectorError {
         // What the file system refuses now it may allow later.
         let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
         while let Some(error) = cause {
-            if error.is::<io::Error>() {
-                return false;
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+                return damage.contains(&error.kind());
             }
             cause = error.source();
         }
@@ -162,8 +163,8 @@ impl Prepared {
         let data = DataDirectory::create(&config.data_dir)?;
         check_log_key(&config, &data)?;
         let lock = Arc::new(lock(&data.journal(&config.origin))?);
-        let address = config.listen;
         let writer = writer(&config)?;
+        let address = config.listen;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;

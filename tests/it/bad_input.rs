@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::world::{Demo, binary, counterfoil, text};
+use crate::world::{Demo, binary, counterfoil, files, text};
 
 fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
@@ -401,4 +401,46 @@ fn damaged_books_are_told_once_and_nothing_is_tried_for_ever() {
         &config,
         &["log_key_file", "is not signed by it"],
     );
+}
+
+#[test]
+fn a_journal_that_is_none_ends_the_demo_once_and_names_file_and_place() {
+    let mut demo = Demo::start(&["--for", "3s"]);
+    demo.finish_well();
+    let data = demo.data();
+    let newest = files(&data.join("journal"))
+        .into_iter()
+        .rfind(|file| file.file_name().is_some_and(|name| name.len() == 20))
+        .expect("a journal file");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&newest, &bytes).unwrap();
+    let again = ["demo", "--for", "3s", "--ports", "auto", "--data-dir"];
+    let output = counterfoil(&[&again[..], &[data.to_str().unwrap()]].concat());
+    let said = said(&output);
+    assert!(!output.status.success(), "{said}");
+    let journal = newest.to_str().unwrap();
+    for part in ["exit code 3", journal, "byte 0", "restore it from a copy"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(said.matches("it is not started again").count(), 1, "{said}");
+    assert_eq!(std::fs::read(&newest).unwrap(), bytes, "nothing is cut off");
+}
+
+#[test]
+fn a_demo_ends_when_a_role_that_was_killed_refuses_to_start_again() {
+    let mut demo = Demo::start(&["--rate", "2"]);
+    demo.line("that it drives calls", |line| {
+        line.contains("driving").then_some(())
+    });
+    std::fs::write(
+        demo.data().join("config/collector.toml"),
+        "no_such_key = 1\n",
+    )
+    .unwrap();
+    demo.kill(&[" collector "]);
+    let (status, said) = demo.finish();
+    assert!(!status.success(), "{said}");
+    assert!(said.contains("exit code 64"), "{said}");
+    assert_eq!(said.matches("it is not started again").count(), 1, "{said}");
 }
