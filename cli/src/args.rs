@@ -16,7 +16,7 @@ pub(crate) use people::{
     PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
 };
 pub(crate) use sim::{FiguresOutput, SimArgs};
-pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, ProxyConfigArgs, UpArgs};
+pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, PersonArgs, ProxyConfigArgs, UpArgs};
 pub(crate) use token::{TokenArgs, TokenOutput};
 
 /// The books of a service mesh: run it, ask it, prove it.

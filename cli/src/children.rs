@@ -153,6 +153,15 @@ impl Child {
         })
     }
 
+    /// Waits until the child will not be started again, which it need never be.
+    pub(crate) async fn given_up(&self) {
+        let mut state = self.state.clone();
+        // Without a sender nobody starts it again either, but then it was stopped.
+        if state.wait_for(|state| state.is_given_up).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Asks the child to stop and waits for that. Returns what went wrong, when it did not run or did not end well.
     pub(crate) async fn stop(self) -> Option<String> {
         self.stop.cancel();
@@ -161,6 +170,15 @@ impl Child {
             Some(format!("{} was not watched any more", self.name))
         })
     }
+}
+
+/// Waits until one of the children will not be started again; for ever when there are none.
+pub(crate) async fn any_given_up(children: impl Iterator<Item = &Child>) {
+    let waiting: Vec<_> = children.map(|child| Box::pin(child.given_up())).collect();
+    if waiting.is_empty() {
+        std::future::pending().await
+    }
+    futures::future::select_all(waiting).await;
 }
 
 async fn keep_running(

@@ -103,7 +103,7 @@ async fn demo(args: &DemoArgs) -> Outcome {
             .start(&program, &files, &ports, &run.switches.time_up)
             .await;
         let driven = match started {
-            Ok(()) => run.drive(&mut traces, estate.control_outage()).await,
+            Ok(()) => run.drive_on(&estate, &mut traces).await,
             Err(error) => Err(error),
         };
         let troubles = estate.stop().await;
@@ -204,6 +204,20 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Drives calls until the time is up, or a process is not started again.
+    async fn drive_on(&mut self, estate: &Estate, traces: &mut Traces) -> anyhow::Result<u64> {
+        let time_up = self.switches.time_up.clone();
+        let ending = async {
+            estate.given_up().await;
+            time_up.cancel();
+            std::future::pending().await
+        };
+        tokio::select! {
+            driven = self.drive(traces, estate.control_outage()) => driven,
+            () = ending => Ok(0),
+        }
+    }
+
     /// Drives calls until the time is up; returns how many traces did not end.
     async fn drive(&mut self, traces: &mut Traces, control: Option<Outage>) -> anyhow::Result<u64> {
         let time_up = &self.switches.time_up;

@@ -1,5 +1,7 @@
 //! Exit codes of the command and the failure that carries one.
 
+use counterfoil_columns::directory::DirectoryError;
+
 /// Everything went well.
 pub(crate) const OK: u8 = 0;
 /// The command was understood and failed.
@@ -34,6 +36,14 @@ impl Failure {
         Self {
             code: CONFIGURATION,
             error: error.into(),
+        }
+    }
+
+    /// A failure because a data directory cannot be opened: of a configuration, when no repetition can help.
+    pub(crate) fn of_directory(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Newer { .. } => Self::configuration(error),
+            error => error.into(),
         }
     }
 }

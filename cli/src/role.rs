@@ -24,11 +24,11 @@ const ORPHAN_MAX: Duration = Duration::from_millis(1_500);
 pub(crate) fn control(args: &RoleArgs) -> Outcome {
     let parent = follow_parent(args)?;
     let config = ControlConfig::load(&args.config).map_err(|error| refused(&args.config, error))?;
-    known_version(&config.data_dir).map_err(Failure::configuration)?;
+    known_version(&config.data_dir).map_err(|error| refused(&args.config, error))?;
     until_signal(parent, |shutdown| async {
         counterfoil_control::run(config, shutdown)
             .await
-            .map_err(|error| failed(error.is_config(), error))
+            .map_err(|error| failed(&args.config, error.is_config(), error))
     })
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn collector(args: &RoleArgs) -> Outcome {
                         error: error.into(),
                     }
                 } else {
-                    failed(error.is_configuration(), error)
+                    failed(&args.config, error.is_configuration(), error)
                 }
             })
     })
@@ -60,7 +60,7 @@ pub(crate) fn query(args: &RoleArgs) -> Outcome {
     until_signal(parent, |shutdown| async {
         counterfoil_query::run(config, shutdown)
             .await
-            .map_err(|error| failed(error.is_configuration(), error))
+            .map_err(|error| failed(&args.config, error.is_configuration(), error))
     })
 }
 
@@ -76,9 +76,9 @@ fn refused(file: &Path, error: impl Into<anyhow::Error>) -> Failure {
     Failure::configuration(error)
 }
 
-fn failed(is_configuration: bool, error: impl Into<anyhow::Error>) -> Failure {
+fn failed(file: &Path, is_configuration: bool, error: impl Into<anyhow::Error>) -> Failure {
     if is_configuration {
-        Failure::configuration(error)
+        refused(file, error)
     } else {
         Failure::from(error)
     }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    children::{Child, Outage, Ready, Spec},
+    children::{Child, Outage, Ready, Spec, any_given_up},
     console::Console,
     site::{RoleFiles, RolePorts},
 };
@@ -91,6 +91,11 @@ impl Roles {
     pub(crate) fn control_outage(&self) -> Option<Outage> {
         let control = self.children.iter().find(|(name, _)| *name == "control");
         control.map(|(_, child)| child.outage())
+    }
+
+    /// Waits until one of them will not be started again: the others cannot do without it for long.
+    pub(crate) async fn given_up(&self) {
+        any_given_up(self.children.iter().map(|(_, child)| child)).await;
     }
 
     /// Stops query, control and, last, the collector, which takes and seals what the others deliver. Returns what did not

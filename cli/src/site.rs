@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use counterfoil_columns::directory::{DataDirectory, DirectoryError};
 use counterfoil_entry::tree;
 use counterfoil_ledger::note::LogKey;
@@ -129,7 +129,7 @@ impl Site {
             keys,
         };
         site.write("roots.pem", &site.keys.roots_pem)?;
-        let log_key = site.log_key()?;
+        let log_key = site.log_key(data)?;
         site.write("policy.toml", &site.policy(&log_key))?;
         if !root.join("people.toml").exists() {
             write_secret(&root.join("people.toml"), "# counterfoil people add\n")?;
@@ -269,13 +269,19 @@ impl Site {
     }
 
     /// The log's key, made at the first start.
-    fn log_key(&self) -> anyhow::Result<LogKey> {
+    fn log_key(&self, data: &DataDirectory) -> anyhow::Result<LogKey> {
         let origin = &self.settings.origin;
         let file = self.root.join("collector").join("log.key");
         let reading = || format!("reading the log's key {}", file.display());
         if file.exists() {
             let pem = fs::read_to_string(&file).with_context(reading)?;
             return LogKey::from_pem(origin, &pem).with_context(reading);
+        }
+        if data.log(origin).is_dir() {
+            bail!(
+                "{} is not there, and the log {origin} was begun with its key: put that key back",
+                file.display()
+            );
         }
         let key = LogKey::generate(origin).context("making the log's key")?;
         write_secret(&file, &key.to_pem().context("writing the log's key")?)?;

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &SqlArgs) -> Outcome {
     let asked = runtime.block_on(async {
         if let Some(directory) = &args.data_dir {
             remark("reading the data directory itself: no query_log is written");
-            let books = offline::Offline::open(directory)?;
+            let books = offline::Offline::open(directory).map_err(Failure::of_directory)?;
             return books.ask(&args.sql).await.map_err(Failure::from);
         }
         let url = args

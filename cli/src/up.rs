@@ -41,8 +41,10 @@ async fn up(site: &Site) -> Outcome {
             ports.postgres.ip(),
             ports.postgres.port(),
         ));
-        signals.next().await;
-        console.say("stopping; once more to kill everything at once");
+        tokio::select! {
+            () = signals.next() => console.say("stopping; once more to kill everything at once"),
+            () = roles.given_up() => console.say("stopping: the roles cannot do without each other"),
+        }
     }
     tokio::spawn(async move {
         signals.next().await;

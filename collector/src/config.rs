@@ -74,6 +74,18 @@ pub enum ConfigError {
         /// The log.
         origin: String,
     },
+    /// The log's key cannot be used.
+    #[error(
+        "log_key_file: reading {path}: {detail}: give the file of the key that the log {origin} was begun with"
+    )]
+    LogKey {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+        /// The log.
+        origin: String,
+    },
     /// A value is out of its range.
     #[error("{key} = {value}: expected {expected}")]
     Value {

@@ -37,7 +37,7 @@ pub(crate) enum RebuildError {
     #[error("reading the journal")]
     Journal(#[from] JournalError),
     #[error(
-        "{path}: {why}; put an empty file in its place only if you can do without what it held"
+        "{path}: {why}; restore it from a copy, or put an empty file in its place if you can do without what it held"
     )]
     Damaged { path: PathBuf, why: String },
 }
@@ -256,18 +256,21 @@ fn replay(path: &Path, span: Span, state: &mut State, gaps: &mut Gaps) -> Result
         why,
     };
     if !bytes.starts_with(MAGIC) && !MAGIC.starts_with(&bytes) {
-        return Err(damaged("it does not begin as a journal file".to_owned()));
+        let why = "byte 0: it does not begin as a journal file";
+        return Err(damaged(why.to_owned()));
     }
-    let mut end = 0;
+    let mut end = u64::try_from(MAGIC.len().min(bytes.len())).unwrap_or(0);
     for located in Frames::new(&bytes) {
-        let located = located?;
+        let located = located.map_err(|error| damaged(error.to_string()))?;
+        let begin = end;
         end = located.end;
         if located.carried && !span.is_first {
             continue;
         }
-        replay_frame(&located, span.number, state, gaps).map_err(damaged)?;
+        replay_frame(&located, span.number, state, gaps)
+            .map_err(|why| damaged(format!("the frame from byte {begin} to {end}: {why}")))?;
     }
-    let whole = end.max(u64::try_from(MAGIC.len().min(bytes.len())).unwrap_or(0));
+    let whole = end;
     let tail = usize::try_from(whole).ok().and_then(|at| bytes.get(at..));
     let tail = tail.unwrap_or_default();
     if tail.is_empty() {

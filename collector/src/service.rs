@@ -74,7 +74,7 @@ pub enum CollectorError {
         source: io::Error,
     },
     /// The port cannot be opened.
-    #[error("listening on {address} (key listen)")]
+    #[error("listening on {address}: free it, or choose another with the key listen")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -120,8 +120,9 @@ impl CollectorError {
         // What the file system refuses now it may allow later.
         let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
         while let Some(error) = cause {
-            if error.is::<io::Error>() {
-                return false;
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+                return damage.contains(&error.kind());
             }
             cause = error.source();
         }
@@ -180,13 +181,14 @@ impl Prepared {
         let data = DataDirectory::create(&config.data_dir)?;
         check_log_key(&config, &data)?;
         let lock = Arc::new(lock(&data.journal(&config.origin))?);
+        let writer = writer(&config)?;
         let address = config.listen;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;
         let spool = Spool::open(SpoolConfig {
             directory: data.spool(),
-            writer: writer(&config)?,
+            writer,
             size_max: config.spool_bytes_max,
             build: BUILD.to_owned(),
             config_sha256: sha256(format!("{config:?}").as_bytes()),

@@ -18,6 +18,8 @@ const SVID_TTL_S_MAX: u64 = 604_800;
 /// An `issuance` row takes about 400 bytes: 64 MiB hold 160,000 of them.
 const SPOOL_BYTES_MAX: u64 = 64 << 20;
 const SPOOL_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of the instance in a writer's name.
+const INSTANCE_MAX: usize = 64;
 
 /// Configuration of control.
 #[derive(Clone, Debug, Deserialize)]
@@ -141,12 +143,9 @@ impl ControlConfig {
                 "permanent, or <name>_<n>d, m or y",
             );
         }
-        if self.instance.is_empty() || self.instance.contains(|c: char| !is_instance(c)) {
-            return refuse(
-                "instance",
-                &self.instance,
-                "one or more of a-z A-Z 0-9 . - _",
-            );
+        let is_named = (1..=INSTANCE_MAX).contains(&self.instance.len());
+        if !is_named || self.instance.contains(|c: char| !is_instance(c)) {
+            return refuse("instance", &self.instance, "1 to 64 of a-z A-Z 0-9 . - _");
         }
         if self.people_cert_file.is_some() != self.people_key_file.is_some() {
             return refuse(

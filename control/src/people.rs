@@ -12,8 +12,8 @@ pub(crate) use login::Login;
 pub(crate) use registry::People;
 pub use registry::PeopleError;
 pub(crate) use routes::{Door, inner};
-pub(crate) use serve::Listening;
 pub use serve::PeopleListenError;
+pub(crate) use serve::{Listening, server_config};
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ use rcgen::KeyPair;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -31,7 +32,7 @@ use crate::config::{ConfigError, ControlConfig};
 use crate::governance::desk::{self, Books, Desk};
 use crate::governance::{Actor, Governance};
 use crate::issuance::{Issuance, Method};
-use crate::people::{Door, Listening, Login, People, PeopleError, PeopleListenError};
+use crate::people::{self, Door, Listening, Login, People, PeopleError, PeopleListenError};
 use crate::published::{PublishError, Publisher};
 use crate::store::{Settings, Store, StoreError};
 use api::{App, Caller};
@@ -58,7 +59,7 @@ pub enum ControlError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Nobody can be let in by the door for people. No port was bound.
-    #[error(transparent)]
+    #[error("using what people_file names")]
     People(#[from] PeopleError),
     /// The governance state cannot be used. No port was bound.
     #[error(transparent)]
@@ -76,7 +77,7 @@ pub enum ControlError {
     #[error("cannot publish the catalogue: {0}")]
     Publish(String),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}: free it, or choose another with the key listen")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -99,10 +100,17 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// Whether the configuration, the people's file, or keys and root certificate are wrong, so that a
-    /// restart alone cannot help.
+    /// Whether the configuration, the people's file, keys and certificates are wrong, or a newer build
+    /// wrote the state, so that a restart alone cannot help.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::People(_) | Self::Authority(_))
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::People(_)
+                | Self::Authority(_)
+                | Self::Store(StoreError::Newer { .. })
+                | Self::PeopleListen(PeopleListenError::Tls { .. })
+        )
     }
 }
 
@@ -142,6 +150,8 @@ impl Control {
         let spiffe_id = config.spiffe_id()?;
         let people = config.people_file.as_deref().map(People::load);
         let people = people.transpose()?;
+        let people_tls = people_tls(&config)?;
+        let writer = Writer::parse(&format!("{spiffe_id}#{}", config.instance))?;
         let governance = governance(&config)?;
         let authority = Authority::open(&config.control_dir(), &config.trust_domain)?;
         let authority = Arc::new(authority);
@@ -157,11 +167,11 @@ impl Control {
             .map_err(|source| ControlError::Listen { address, source })?;
         let people = match people {
             None => None,
-            Some(people) => Some(listen_for_people(&config, people).await?),
+            Some(people) => Some(listen_for_people(&config, people, people_tls).await?),
         };
         let spool = Spool::open(SpoolConfig {
             directory: config.spool_dir.clone(),
-            writer: Writer::parse(&format!("{spiffe_id}#{}", config.instance))?,
+            writer,
             size_max: config.spool_bytes_max,
             build: env!("CARGO_PKG_VERSION").to_owned(),
             config_sha256: config.sha256(),
@@ -261,14 +271,21 @@ fn governance(config: &ControlConfig) -> Result<Governance, StoreError> {
     Governance::of(store, &config.trust_domain, &config.default_class)
 }
 
-async fn listen_for_people(
-    config: &ControlConfig,
-    people: People,
-) -> Result<Listening, PeopleListenError> {
-    let tls = config
+fn people_tls(config: &ControlConfig) -> Result<Option<Arc<ServerConfig>>, PeopleListenError> {
+    let files = config
         .people_cert_file
         .as_deref()
         .zip(config.people_key_file.as_deref());
+    files
+        .map(|(chain, key)| people::server_config(chain, key))
+        .transpose()
+}
+
+async fn listen_for_people(
+    config: &ControlConfig,
+    people: People,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<Listening, PeopleListenError> {
     let file = config.people_file.clone().unwrap_or_default();
     Listening::bind(config.people_listen, tls, Login::new(people, file)).await
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use counterfoil_entry::id::Writer;
 use counterfoil_entry::{Hash, tree};
-use counterfoil_spool::join::{self, IdentityConfig};
+use counterfoil_spool::join::{IdentityConfig, UnusableIdentity};
+use counterfoil_trust::SpiffeId;
 use counterfoil_trust::keys::public_from_hex;
-use counterfoil_trust::{SpiffeId, TrustRoots};
 use serde::Deserialize;
 
 /// One proxy's settings, as written in its TOML file. Keys that are not listed here are refused.
@@ -158,36 +158,23 @@ impl Config {
     }
 
     /// Reads the files that are needed to join: the roots, and the token as long as `state_dir` keeps
-    /// no SVID. `file` is the configuration's own, for the error.
+    /// no SVID that is good. `file` is the configuration's own, for the error.
     ///
     /// # Errors
     /// [`ConfigError::File`] when one is not there, unreadable, or not what it should be.
     pub fn check_files(&self, file: &Path) -> Result<(), ConfigError> {
-        let unusable = |key, path: &Path, detail: String| ConfigError::File {
-            file: file.to_owned(),
-            key,
-            path: path.to_owned(),
-            detail,
-        };
-        let roots = std::fs::read_to_string(&self.roots_file)
-            .map_err(|error| error.to_string())
-            .and_then(|pem| TrustRoots::from_pem(&pem).map_err(|error| error.to_string()));
-        roots.map_err(|detail| unusable("roots_file", &self.roots_file, detail))?;
-        let Some(token_file) = &self.join_token_file else {
-            return Ok(());
-        };
-        // One that has expired, or nearly so, needs the token, too.
-        let kept = join::load_kept(&self.identity())
-            .map_err(|error| unusable("state_dir", &self.state_dir, error.to_string()))?;
-        if kept.is_some() {
-            return Ok(());
-        }
-        let detail = match std::fs::read_to_string(token_file) {
-            Ok(token) if !token.trim().is_empty() => return Ok(()),
-            Ok(_) => "it is empty".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        Err(unusable("join_token_file", token_file, detail))
+        let checked = self.identity().check();
+        checked.map_err(
+            |UnusableIdentity { key, value, detail }| ConfigError::File {
+                file: file.to_owned(),
+                key: match key {
+                    "roots_pem_file" => "roots_file",
+                    key => key,
+                },
+                path: value.into(),
+                detail,
+            },
+        )
     }
 
     /// Who this proxy is, and where it gets its certificate.

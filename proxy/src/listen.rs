@@ -10,7 +10,7 @@ const BACKLOG: i32 = 1_024;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("listening on {address} ({key}): {source}")]
+#[error("listening on {address}: free it, or choose another with the key {key}: {source}")]
 pub struct ListenError {
     /// The configuration key.
     pub key: &'static str,

@@ -150,6 +150,13 @@ impl QueryConfig {
                 );
             }
         }
+        let is_address = self.collector.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if !is_address {
+            let expected = "expected host:port, as in 127.0.0.1:15417";
+            return value("collector", self.collector.clone(), expected);
+        }
         if RetentionClass::parse(&self.query_log_class).is_err() {
             let class = self.query_log_class.clone();
             return value(

@@ -58,21 +58,23 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The users file was refused.
-    #[error(transparent)]
+    #[error("using what users_file names")]
     Users(#[from] UsersError),
     /// The objectives were refused.
-    #[error(transparent)]
+    #[error("using what objectives_dir names")]
     Objectives(#[from] ObjectiveError),
     /// Certificate or key cannot be used.
-    #[error("reading TLS certificate {file}: {detail}")]
+    #[error("{key} = {file}: {detail}")]
     Tls {
+        /// Configuration key.
+        key: &'static str,
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
         detail: String,
     },
     /// A port cannot be bound.
-    #[error("listening on {address}: free it, or choose another with {key}")]
+    #[error("listening on {address}: free it, or choose another with the key {key}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -285,6 +287,11 @@ fn tls(config: &QueryConfig, alpn: &[&[u8]]) -> Result<Option<TlsAcceptor>, RunE
         return Ok(None);
     };
     let fail = |file: &Path, detail: String| RunError::Tls {
+        key: if file == key {
+            "tls_key_file"
+        } else {
+            "tls_cert_file"
+        },
         file: file.to_owned(),
         detail,
     };

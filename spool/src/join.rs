@@ -188,7 +188,8 @@ pub async fn join(config: &IdentityConfig, lane: &mut Lane) -> Result<Identity, 
         match rotations.join(lane).await {
             Ok(identity) => return Ok(identity),
             Err(error) if error.is_passing() => {
-                tracing::warn!(%error, "waits for control to get an SVID");
+                let roots = config.roots_pem_file.display();
+                tracing::warn!(%error, %roots, "waits for control to get an SVID");
                 sleep(backoff.next()).await;
             }
             Err(error) => return Err(error),

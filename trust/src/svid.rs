@@ -12,7 +12,7 @@ use rustls::{RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::verify::{Peer, peer_of};
+use crate::verify::{Peer, peer_of, spiffe_names};
 use crate::{SpiffeId, tls};
 
 /// Why certificates or keys could not be used.
@@ -82,6 +82,16 @@ impl TrustRoots {
             der: der.into(),
             store,
             client_path,
+        })
+    }
+
+    /// Whether all of them name trust domains, as SPIFFE roots do, and none is `trust_domain`: then
+    /// nobody of that domain is believed by them. A root that names none may be of any.
+    pub fn are_foreign_to(&self, trust_domain: &str) -> bool {
+        let own = format!("spiffe://{trust_domain}");
+        self.der.iter().all(|der| {
+            let names = spiffe_names(der);
+            !names.is_empty() && !names.contains(&own)
         })
     }
 

@@ -214,6 +214,21 @@ fn spiffe_id_of(leaf: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
     }
 }
 
+/// The SPIFFE names of a certificate of any kind; none when it cannot be read.
+pub(crate) fn spiffe_names(der: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = parse(der) else {
+        return Vec::new();
+    };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    names
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) if uri.starts_with("spiffe://") => Some((*uri).to_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
 fn time_of(seconds: i64) -> Result<Time, Refusal> {
     seconds
         .checked_mul(1_000_000_000)

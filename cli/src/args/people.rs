@@ -35,7 +35,7 @@ pub(crate) struct DoorArgs {
      counterfoil api retire payments --comment \"replaced by payments-2\"\n\n",
     "Environment: PGPASSWORD is the password of the person; on a terminal it is asked for when missing.\n\
      COUNTERFOIL_CONTROL_URL and COUNTERFOIL_USER stand for --url and --user\n\n\
-     Exit codes: 0 done, 1 refused or failed (also when one of several documents was), 2 wrong use"
+     Exit codes: 0 done, 1 refused or failed (also when one of several documents was), 2 wrong use, 64 a data directory of a newer version"
 ))]
 pub(crate) struct ApiArgs {
     #[command(subcommand)]
@@ -126,7 +126,7 @@ impl Access {
      --token-file shop.token\n  counterfoil workload list -o csv\n\n",
     "Environment: PGPASSWORD is the password of the person; on a terminal it is asked for when missing.\n\
      COUNTERFOIL_CONTROL_URL and COUNTERFOIL_USER stand for --url and --user\n\n\
-     Exit codes: 0 done, 1 refused or failed, 2 wrong use"
+     Exit codes: 0 done, 1 refused or failed, 2 wrong use, 64 a data directory of a newer version"
 ))]
 pub(crate) struct WorkloadArgs {
     #[command(subcommand)]
@@ -184,7 +184,7 @@ pub(crate) struct WorkloadAddArgs {
      counterfoil grant approve G-000001 --comment \"as agreed\"\n  counterfoil grant revoke G-000001 --ticket INC-4\n\n",
     "Environment: PGPASSWORD is the password of the person; on a terminal it is asked for when missing.\n\
      COUNTERFOIL_CONTROL_URL and COUNTERFOIL_USER stand for --url and --user\n\n\
-     Exit codes: 0 done, 1 refused or failed (also when one of several grants was), 2 wrong use"
+     Exit codes: 0 done, 1 refused or failed (also when one of several grants was), 2 wrong use, 64 a data directory of a newer version"
 ))]
 pub(crate) struct GrantArgs {
     #[command(subcommand)]
@@ -276,7 +276,7 @@ pub(crate) struct DecideArgs {
      counterfoil policy explain --as shop --call \"GET /accounts/17\" --to accounts -o json\n\n",
     "Environment: PGPASSWORD is the password of the person; on a terminal it is asked for when missing.\n\
      COUNTERFOIL_CONTROL_URL and COUNTERFOIL_USER stand for --url and --user\n\n\
-     Exit codes: 0 explained, whatever the decision, 1 refused or failed, 2 wrong use"
+     Exit codes: 0 explained, whatever the decision, 1 refused or failed, 2 wrong use, 64 a data directory of a newer version"
 ))]
 pub(crate) struct PolicyArgs {
     #[command(subcommand)]

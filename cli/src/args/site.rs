@@ -38,7 +38,7 @@ pub(crate) struct UpArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  counterfoil people add tom --team payments --data-dir bank\n  counterfoil people list --data-dir bank\n\n\
-                  Exit codes: 0 done, 1 failure. A running control takes changes within some seconds"
+                  Exit codes: 0 done, 1 failure, 64 a data directory of a newer version. A running control takes changes within some seconds"
 )]
 pub(crate) struct PeopleArgs {
     #[command(subcommand)]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ports::Ports, provision::Provisioned};
 use crate::{
-    children::{Child, Outage, Ready, Spec},
+    children::{Child, Outage, Ready, Spec, any_given_up},
     console::Console,
     roles::Roles,
     site::AUDITOR,
@@ -81,6 +81,14 @@ impl Estate {
         self.console
             .say(format_args!("{} proxies are ready", self.proxies.len()));
         Ok(())
+    }
+
+    /// Waits until a process will not be started again.
+    pub(crate) async fn given_up(&self) {
+        tokio::select! {
+            () = self.roles.given_up() => {}
+            () = any_given_up(self.proxies.iter()) => {}
+        }
     }
 
     /// What kills control for a while; nothing when it was not started.

@@ -115,7 +115,7 @@ impl Door {
     /// Opens the door that the options name, asking for the password on a terminal.
     pub(super) async fn open(args: &DoorArgs) -> Result<Self, Failure> {
         if let Some(directory) = &args.data_dir {
-            return Ok(Self::directory(directory, args.user.as_deref())?);
+            return Self::directory(directory, args.user.as_deref());
         }
         let url = args
             .url
@@ -135,8 +135,8 @@ impl Door {
         })
     }
 
-    fn directory(directory: &Path, user: Option<&str>) -> anyhow::Result<Self> {
-        known_version(directory)?;
+    fn directory(directory: &Path, user: Option<&str>) -> Result<Self, Failure> {
+        known_version(directory).map_err(Failure::of_directory)?;
         if !directory.join("people.toml").exists() {
             // Nobody could log in yet, nor behind the door.
             return Ok(Self::Directory {

@@ -7,7 +7,7 @@ use counterfoil_trust::scram::Verifier;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::PeopleCommand,
+    args::{PeopleCommand, PersonArgs},
     console::{line, raw},
     exit::{Failure, OK, Outcome},
     people::password as prompt,
@@ -34,6 +34,10 @@ struct Person {
 
 /// Runs `counterfoil people`.
 pub(crate) fn run(command: &PeopleCommand) -> Outcome {
+    let (PeopleCommand::Add(PersonArgs { data_dir, .. })
+    | PeopleCommand::Remove { data_dir, .. }
+    | PeopleCommand::List { data_dir }) = command;
+    known_version(data_dir).map_err(Failure::of_directory)?;
     match command {
         PeopleCommand::Add(args) => {
             let password = add(&args.data_dir, &args.name, &args.teams, args.admin)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use counterfoil_columns::DataDirectory;
+use counterfoil_columns::{DataDirectory, directory::DirectoryError};
 use counterfoil_query::{
     json,
     offline::{OfflineError, query},
@@ -23,7 +23,7 @@ impl Offline {
     ///
     /// # Errors
     /// When it is none, or of a newer version.
-    pub(crate) fn open(directory: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, DirectoryError> {
         let data = DataDirectory::open(directory)?;
         let objectives = Some(data.root().join("objectives")).filter(|folder| folder.is_dir());
         Ok(Self {

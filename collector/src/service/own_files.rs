@@ -7,7 +7,7 @@ use std::path::Path;
 
 use counterfoil_columns::DataDirectory;
 use counterfoil_columns::directory::{create_directory, sync_directory};
-use counterfoil_ledger::note::LogKey;
+use counterfoil_ledger::note::{LogKey, Note, NoteError};
 use counterfoil_spool::join::IdentityConfig;
 use counterfoil_trust::SpiffeId;
 
@@ -49,19 +49,51 @@ pub(crate) fn lock(directory: &Path) -> Result<File, CollectorError> {
     }
 }
 
-/// A log that was begun has its key: a mistyped name must not make another one.
+/// A log that was begun has its key: a mistyped name must not make another one, nor name one.
 pub(super) fn check_log_key(
     config: &CollectorConfig,
     data: &DataDirectory,
 ) -> Result<(), ConfigError> {
-    let path = config.log_key_path();
-    if path.exists() || !data.log(&config.origin).join("checkpoint").exists() {
-        return Ok(());
-    }
-    Err(ConfigError::LogKeyLost {
+    let (path, origin) = (config.log_key_path(), config.origin.clone());
+    let log = data.log(&origin);
+    let pem = match fs::read_to_string(&path) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return if log.is_dir() {
+                Err(ConfigError::LogKeyLost { path, origin })
+            } else {
+                Ok(())
+            };
+        }
+        Err(error) => {
+            let detail = error.to_string();
+            return Err(ConfigError::LogKey {
+                path,
+                detail,
+                origin,
+            });
+        }
+    };
+    let detail = match LogKey::from_pem(&origin, &pem) {
+        // A checkpoint that cannot be read is damage, and told by the recovery.
+        Ok(key) => match fs::read_to_string(log.join("checkpoint")) {
+            Ok(note) if is_by_another_key(&note, &key) => {
+                "the log's checkpoint is not signed by it".to_owned()
+            }
+            _ => return Ok(()),
+        },
+        Err(error) => error.to_string(),
+    };
+    Err(ConfigError::LogKey {
         path,
-        origin: config.origin.clone(),
+        detail,
+        origin,
     })
+}
+
+fn is_by_another_key(note: &str, key: &LogKey) -> bool {
+    let verified = Note::parse(note).and_then(|note| note.verify(key.verifier()));
+    matches!(verified, Err(NoteError::Unsigned(_)))
 }
 
 /// Reads the log's key, and makes it at the first start.

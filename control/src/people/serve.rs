@@ -32,7 +32,9 @@ const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum PeopleListenError {
     /// The address cannot be listened on.
-    #[error("cannot listen for people on {address}")]
+    #[error(
+        "cannot listen for people on {address}: free it, or choose another with the key people_listen"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -41,8 +43,10 @@ pub enum PeopleListenError {
         source: io::Error,
     },
     /// Certificate or key cannot be used.
-    #[error("cannot use {file}: {reason}")]
+    #[error("{key} = {file}: cannot use it: {reason}")]
     Tls {
+        /// The configuration key.
+        key: &'static str,
         /// The file.
         file: PathBuf,
         /// Why.
@@ -60,15 +64,12 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Binds `address`; with TLS when certificate and key are given.
+    /// Binds `address`; plain when there is no `tls`.
     pub(crate) async fn bind(
         address: SocketAddr,
-        tls: Option<(&Path, &Path)>,
+        tls: Option<Arc<ServerConfig>>,
         login: Login,
     ) -> Result<Self, PeopleListenError> {
-        let tls = tls
-            .map(|(chain, key)| server_config(chain, key))
-            .transpose()?;
         let listen = |source| PeopleListenError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         Ok(Self {
@@ -164,11 +165,17 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-fn server_config(
+/// TLS with the chain and key in these files.
+pub(crate) fn server_config(
     chain_file: &Path,
     key_file: &Path,
 ) -> Result<Arc<ServerConfig>, PeopleListenError> {
     let fail = |file: &Path, reason: String| PeopleListenError::Tls {
+        key: if file == key_file {
+            "people_key_file"
+        } else {
+            "people_cert_file"
+        },
         file: file.to_owned(),
         reason,
     };

@@ -200,11 +200,23 @@ async fn files_that_a_proxy_needs_to_join_are_read_before_a_port_is_bound() {
     refused("roots_file", "roots.pem");
     std::fs::remove_file(at("roots.pem")).unwrap();
     refused("roots_file", "roots.pem");
-    // who has joined needs no token any more
+    // no join could do without a token when what is kept cannot be used
     std::fs::write(at("roots.pem"), ca.roots_pem()).unwrap();
     std::fs::remove_file(at("token")).unwrap();
     std::fs::create_dir(at("state")).unwrap();
     std::fs::write(at("state").join("svid.json"), "{}").unwrap();
+    refused("join_token_file", "token");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_joined_needs_no_token_any_more() {
+    let ca = Arc::new(Ca::new());
+    let control = Control::start(&ca, &shop_bundle(CART, free().await)).await;
+    let disk = Disk::new(&control, &ca).await;
+    let proxy = disk.start();
+    disk.until("/ready", 200).await;
+    drop(proxy);
+    std::fs::remove_file(disk.directory.path().join("token")).unwrap();
     assert_eq!(run(&disk.config(), &["--check"]).status.code(), Some(0));
 }
 

@@ -49,8 +49,14 @@ impl IdentityConfig {
         let roots = std::fs::read_to_string(&self.roots_pem_file)
             .map_err(|error| error.to_string())
             .and_then(|pem| TrustRoots::from_pem(&pem).map_err(|error| with_causes(&error)));
-        roots
-            .map_err(|detail| unusable("roots_pem_file", &self.roots_pem_file.display(), detail))?;
+        let wrong_roots =
+            |detail| unusable("roots_pem_file", &self.roots_pem_file.display(), detail);
+        let roots = roots.map_err(wrong_roots)?;
+        let domain = SpiffeId::parse(&self.spiffe_id).map(|id| id.trust_domain().to_owned());
+        if domain.is_ok_and(|domain| roots.are_foreign_to(&domain)) {
+            let detail = "its roots are of another trust domain than spiffe_id: give the roots of its own, which control keeps as control/ca.pem in its data directory";
+            return Err(wrong_roots(detail.to_owned()));
+        }
         let kept = kept::load(self).map_err(|error| {
             unusable("state_dir", &self.state_dir.display(), with_causes(&error))
         })?;
