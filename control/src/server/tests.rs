@@ -378,9 +378,10 @@ async fn nothing_is_bound_with_a_bad_configuration_or_people() {
         ..config(data.path())
     };
     let error = run(bad, CancellationToken::new()).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(
-        error.is_config() && error.to_string().contains("people.toml: line 1"),
-        "{error}"
+        error.is_config() && cause.contains("people.toml: line 1"),
+        "{error}: {cause}"
     );
     let in_use = crate::fixture::desk(data.path());
     let error = run(config(data.path()), CancellationToken::new()).await;
