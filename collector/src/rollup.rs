@@ -1,5 +1,6 @@
 //! Roll-ups of what was sealed: a fold over the log, in a thread of its own behind the sealer (ADR 14).
 
+use std::error::Error;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -201,7 +202,7 @@ pub(crate) fn run(data: &DataDirectory, origin: &str, sealed: &Receiver<()>, sto
     loop {
         if let Err(error) = go_on(&mut folding, data, origin, stop) {
             // What was not folded is answered from the entries themselves; the next seal tries again.
-            tracing::error!(error = %with_causes(&error), "roll-ups stand still");
+            tracing::error!(error = &error as &dyn Error, "roll-ups stand still");
             folding = None;
         }
         if stop.load(Ordering::Relaxed) || sealed.recv().is_err() {
@@ -228,15 +229,4 @@ fn go_on(
         }
     })?;
     Ok(())
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,6 +1,7 @@
 //! Roll-ups against the entries that they are made of.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -15,6 +16,26 @@ fn by(rows: Vec<Map<String, Value>>, names: &[&str]) -> BTreeMap<String, Map<Str
         words.collect::<Vec<_>>().join(" ")
     };
     rows.into_iter().map(|row| (key(&row), row)).collect()
+}
+
+/// The error budgets are what the SLA's counts make of them.
+fn budgets_follow(data: &Path, long: &BTreeMap<String, Map<String, Value>>, named: &[&str]) {
+    let budgets = by(rows(data, "select * from error_budget"), named);
+    assert!(budgets.keys().eq(long.keys()), "{budgets:?}");
+    for (key, budget) in budgets.iter().filter(|(_, row)| row["total"] != 0) {
+        let figure = |name: &str| budget[name].as_f64().unwrap();
+        let bad = long[key]["total"].as_f64().unwrap() - long[key]["good"].as_f64().unwrap();
+        let allowed = figure("total") * (1.0 - figure("target"));
+
+        let off = [
+            figure("bad") - bad,
+            figure("budget") - allowed,
+            figure("budget_left") - (allowed - bad),
+            figure("budget_left_share") - (1.0 - bad / allowed),
+            figure("burn_rate") - bad / allowed,
+        ];
+        assert!(off.iter().all(|off| off.abs() < 1e-6), "{key}: {budget:?}");
+    }
 }
 
 #[test]
@@ -54,6 +75,8 @@ fn long_windows_tell_the_same_as_the_entries_and_folding_anew_changes_nothing() 
         let allowed = i64::from(key.contains("latency"));
         assert!(off.abs() <= allowed, "{key}: {short:?} {:?}", long[key]);
     }
+
+    budgets_follow(data, &long, &named);
 
     let exact = "select duration_ns from entries where side = 'server' and phase = 'final' and kind <> 'tls_failure' \
                  and duration_ns is not null order by duration_ns";
