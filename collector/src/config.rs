@@ -19,6 +19,10 @@ pub struct CollectorConfig {
     pub listen: SocketAddr,
     /// How the collector gets its SVID.
     pub identity: IdentityConfig,
+    /// SPIFFE id of query, which alone writes objectives and alerts. Default: `/counterfoil/query` of the
+    /// trust domain.
+    #[serde(default)]
+    pub query_spiffe_id: Option<String>,
     /// File of the log's private key; made when it is not there. Default: `<data_dir>/collector/log.key`.
     #[serde(default)]
     pub log_key_file: Option<PathBuf>,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use counterfoil_entry::Time;
 use datafusion::arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::Result;
@@ -191,7 +192,7 @@ fn promised(objectives: &[Objective], now: Time) -> Result<RecordBatch> {
     )]
     let days = objectives
         .iter()
-        .map(|one| one.window_ns as f64 / DAY_NS)
+        .map(|one| one.window.length_ns() as f64 / DAY_NS)
         .collect();
     batch(vec![
         text(
@@ -217,7 +218,20 @@ fn promised(objectives: &[Objective], now: Time) -> Result<RecordBatch> {
         float("window_days", days),
         time(
             "from_time",
-            objectives.iter().map(|one| now.plus_ns(-one.window_ns)),
+            objectives.iter().map(|one| one.window.begin(now)),
+        ),
+        text(
+            "time_window",
+            objectives.iter().map(|one| Some(one.window.to_string())),
+        ),
+        flag(
+            "rolling",
+            objectives.iter().map(|one| one.window.is_rolling()),
+        ),
+        number("ordinal", objectives.iter().map(|one| Some(one.ordinal))),
+        number(
+            "events_min",
+            objectives.iter().map(|one| Some(one.events_min)),
         ),
     ])
 }
@@ -230,6 +244,11 @@ pub(crate) fn batch(columns: Vec<(Field, ArrayRef)>) -> Result<RecordBatch> {
 pub(crate) fn text(name: &str, values: impl Iterator<Item = Option<String>>) -> (Field, ArrayRef) {
     let array: StringArray = values.collect();
     (Field::new(name, DataType::Utf8, true), Arc::new(array))
+}
+
+fn flag(name: &str, values: impl Iterator<Item = bool>) -> (Field, ArrayRef) {
+    let array: BooleanArray = values.map(Some).collect();
+    (Field::new(name, DataType::Boolean, true), Arc::new(array))
 }
 
 fn signed(name: &str, values: impl Iterator<Item = Option<i64>>) -> (Field, ArrayRef) {

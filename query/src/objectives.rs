@@ -3,12 +3,25 @@
 //! Read are documents of kind `SLO` with an inline indicator whose metric source has the type
 //! `counterfoil`; other kinds may stand beside them and are left alone. `docs` of the demo show both
 //! shapes: a `ratioMetric` is availability (answered calls of all calls), a `thresholdMetric` is
-//! latency (calls answered within `value` milliseconds).
+//! latency (calls answered within `value` milliseconds). Windows are rolling, or periods of a calendar, as
+//! contracts have them.
 
+mod window;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
+
+pub use window::{Calendar, TimeWindow};
+
+/// Annotation of an SLO: calls that a window must hold before it can raise an alert.
+const EVENTS_MIN: &str = "counterfoil/events-min";
+/// Of fewer calls one error would be a page.
+pub(crate) const EVENTS_MIN_DEFAULT: u64 = 100;
+/// Targets that all files together may hold: an evaluation looks at each.
+const OBJECTIVES_MAX: usize = 10_000;
 
 /// One target for one service.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +36,12 @@ pub struct Objective {
     pub threshold_ns: Option<i64>,
     /// Share of good calls that is promised, between 0 and 1.
     pub target: f64,
-    /// Length of the rolling window, in ns.
-    pub window_ns: i64,
+    /// Place among the targets of its document, from 0.
+    pub ordinal: u64,
+    /// Over which time it is judged.
+    pub window: TimeWindow,
+    /// Calls that a window must hold before it can raise an alert.
+    pub events_min: u64,
 }
 
 /// Why the objectives were refused, as a whole.
@@ -85,9 +102,34 @@ pub fn load(directory: &Path) -> Result<Vec<Objective>, ObjectiveError> {
     let mut objectives = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file).map_err(read(&file))?;
-        objectives.extend(parse(&file, &text)?);
+        for objective in parse(&file, &text)? {
+            refuse_second(&objectives, &objective, &file)?;
+            objectives.push(objective);
+        }
     }
     Ok(objectives)
+}
+
+/// A second document of one name would share its history with the first.
+fn refuse_second(
+    before: &[Objective],
+    objective: &Objective,
+    file: &Path,
+) -> Result<(), ObjectiveError> {
+    let same = |one: &&Objective| (&one.name, one.ordinal) == (&objective.name, objective.ordinal);
+    let detail = match before.iter().find(same) {
+        Some(_) => "is the name of two objectives; each needs its own".to_owned(),
+        None if before.len() == OBJECTIVES_MAX => {
+            format!("would be more than {OBJECTIVES_MAX} objectives")
+        }
+        None => return Ok(()),
+    };
+    Err(ObjectiveError::Senseless {
+        file: file.to_owned(),
+        name: objective.name.clone(),
+        field: "metadata.name",
+        detail,
+    })
 }
 
 /// Reads the documents of one file.
@@ -123,6 +165,8 @@ struct Slo {
 #[derive(Debug, Deserialize)]
 struct Metadata {
     name: String,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,7 +179,7 @@ struct Spec {
     #[serde(rename = "budgetingMethod")]
     budgeting_method: Option<String>,
     #[serde(default)]
-    time_window: Vec<TimeWindow>,
+    time_window: Vec<WindowSpec>,
     #[serde(default)]
     objectives: Vec<Target>,
 }
@@ -181,10 +225,18 @@ struct MetricSpec {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct TimeWindow {
+struct WindowSpec {
     duration: String,
     #[serde(default)]
     is_rolling: bool,
+    calendar: Option<CalendarSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CalendarSpec {
+    start_time: String,
+    time_zone: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -223,8 +275,10 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
             format!("is {method:?}; calls are counted, so only Occurrences has a meaning"),
         ));
     }
-    let window_ns =
-        rolling_ns(&slo.spec.time_window).map_err(|(field, detail)| senseless(field, detail))?;
+    let window =
+        time_window(&slo.spec.time_window).map_err(|(field, detail)| senseless(field, detail))?;
+    let events_min =
+        events_min(&slo.metadata).map_err(|(field, detail)| senseless(field, detail))?;
     let indicator = slo.spec.indicator.as_ref().ok_or_else(|| {
         senseless(
             "spec.indicator",
@@ -243,7 +297,7 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
     if slo.spec.objectives.is_empty() {
         return Err(senseless("spec.objectives", "is empty".to_owned()));
     }
-    let objective = |target: &Target| {
+    let objective = |(ordinal, target): (u64, &Target)| {
         let (share, threshold_ns) =
             promised(target, latency).map_err(|(field, detail)| senseless(field, detail))?;
         Ok(Objective {
@@ -252,10 +306,12 @@ fn objectives_of(file: &Path, slo: &Slo) -> Result<Vec<Objective>, ObjectiveErro
             operation: operation.clone(),
             threshold_ns,
             target: share,
-            window_ns,
+            ordinal,
+            window,
+            events_min,
         })
     };
-    slo.spec.objectives.iter().map(objective).collect()
+    (0..).zip(&slo.spec.objectives).map(objective).collect()
 }
 
 type Senseless = (&'static str, String);
@@ -350,148 +406,43 @@ fn promised(target: &Target, latency: bool) -> Result<(f64, Option<i64>), Sensel
     }
 }
 
-/// Length of the one rolling window.
-fn rolling_ns(windows: &[TimeWindow]) -> Result<i64, Senseless> {
+/// The one window, rolling or of a calendar.
+fn time_window(windows: &[WindowSpec]) -> Result<TimeWindow, Senseless> {
     let field = "spec.timeWindow";
     let [window] = windows else {
         return Err((field, "must hold exactly one window".to_owned()));
     };
-    window_ns(&window.duration)
-        .filter(|_| window.is_rolling)
-        .ok_or_else(|| {
-            (
-                field,
-                format!(
-                    "{:?} is no rolling window such as 30d, 4w or 12h",
-                    window.duration
-                ),
-            )
-        })
+    let duration = window.duration.as_str();
+    match (&window.calendar, window.is_rolling) {
+        (None, true) => TimeWindow::rolling(duration).ok_or_else(|| {
+            let detail = format!("{duration:?} is no rolling window such as 30d, 4w or 12h");
+            (field, detail)
+        }),
+        (Some(calendar), false) => {
+            TimeWindow::calendar(duration, &calendar.start_time, &calendar.time_zone)
+                .map_err(|detail| ("spec.timeWindow.calendar", detail))
+        }
+        (None, false) => Err((
+            field,
+            format!("{duration:?} is no rolling window (isRolling: true), and has no calendar"),
+        )),
+        (Some(_), true) => Err((
+            field,
+            "is rolling and has a calendar; it can be only one of them".to_owned(),
+        )),
+    }
 }
 
-fn window_ns(text: &str) -> Option<i64> {
-    const HOUR_NS: i64 = 3_600_000_000_000;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: i64 = number.parse().ok().filter(|number| *number > 0)?;
-    let unit_ns = match unit {
-        "m" => HOUR_NS / 60,
-        "h" => HOUR_NS,
-        "d" => 24 * HOUR_NS,
-        "w" => 7 * 24 * HOUR_NS,
-        _ => return None,
+/// How many calls a window must hold before it can raise an alert.
+fn events_min(metadata: &Metadata) -> Result<u64, Senseless> {
+    let Some(text) = metadata.annotations.get(EVENTS_MIN) else {
+        return Ok(EVENTS_MIN_DEFAULT);
     };
-    number.checked_mul(unit_ns)
+    text.parse().map_err(|_| {
+        let detail = format!("{EVENTS_MIN} is {text:?}, which is no number of calls");
+        ("metadata.annotations", detail)
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "
-apiVersion: openslo/v1
-kind: Service
-metadata: {name: cart}
----
-apiVersion: openslo/v1
-kind: SLO
-metadata: {name: cart-availability}
-spec:
-  service: cart
-  budgetingMethod: Occurrences
-  timeWindow: [{duration: 30d, isRolling: true}]
-  indicator:
-    metadata: {name: cart-answered}
-    spec:
-      ratioMetric:
-        counter: true
-        good: {metricSource: {type: counterfoil, spec: {measure: answered_calls}}}
-        total: {metricSource: {type: counterfoil, spec: {measure: calls}}}
-  objectives: [{displayName: three nines, target: 0.999}]
----
-apiVersion: openslo/v1
-kind: SLO
-metadata: {name: fast}
-spec:
-  service: '*'
-  timeWindow: [{duration: 7d, isRolling: true}]
-  indicator:
-    metadata: {name: duration}
-    spec:
-      thresholdMetric:
-        metricSource: {type: counterfoil, spec: {measure: duration_ms, operation: GetCart}}
-  objectives:
-    - {op: lte, value: 250, targetPercent: 95}
-    - {op: lte, value: 1000, target: 0.99}
-";
-
-    #[test]
-    fn availability_and_latency_objectives_are_read() {
-        let objectives = parse(Path::new("a.yaml"), GOOD).unwrap();
-        assert_eq!(objectives.len(), 3);
-        assert_eq!(objectives[0].service.as_deref(), Some("cart"));
-        assert_eq!(objectives[0].threshold_ns, None);
-        assert_eq!(objectives[1].service, None);
-        assert_eq!(objectives[1].threshold_ns, Some(250_000_000));
-        assert_eq!(objectives[1].target, 0.95);
-        assert_eq!(objectives[2].operation.as_deref(), Some("GetCart"));
-        assert_eq!(objectives[2].window_ns, 7 * 86_400 * 1_000_000_000);
-    }
-
-    #[test]
-    fn a_senseless_objective_is_refused_with_file_name_and_field() {
-        for (from, to, field) in [
-            ("target: 0.999", "target: 1.0", "spec.objectives.target"),
-            (
-                "target: 0.999",
-                "target: 0.9, targetPercent: 90",
-                "spec.objectives.target",
-            ),
-            (
-                "target: 0.999",
-                "target: 0.9, value: 3",
-                "spec.objectives.value",
-            ),
-            ("value: 250", "value: -1", "spec.objectives.value"),
-            (
-                "op: lte, value: 250",
-                "op: gt, value: 250",
-                "spec.objectives.value",
-            ),
-            ("duration: 30d", "duration: 30y", "spec.timeWindow"),
-            (
-                "30d, isRolling: true",
-                "30d, isRolling: false",
-                "spec.timeWindow",
-            ),
-            (
-                "measure: answered_calls",
-                "measure: luck",
-                "ratioMetric.good",
-            ),
-            (
-                "budgetingMethod: Occurrences",
-                "budgetingMethod: Timeslices",
-                "budgetingMethod",
-            ),
-        ] {
-            let text = GOOD.replace(from, to);
-            assert_ne!(text, GOOD, "{from}");
-            let error = parse(Path::new("objectives/a.yaml"), &text)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains(field) && error.contains("objectives/a.yaml"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_misspelt_field_is_refused() {
-        let text = GOOD.replace("timeWindow", "timeWindows");
-        assert!(matches!(
-            parse(Path::new("a.yaml"), &text),
-            Err(ObjectiveError::Form { .. })
-        ));
-    }
-}
+mod tests;

@@ -16,14 +16,20 @@ use crate::config::{CollectorConfig, ConfigError};
 
 /// The SPIFFE id of control; the same default as for joining.
 pub(super) fn control_id(identity: &IdentityConfig) -> String {
-    let domain = || SpiffeId::parse(&identity.spiffe_id).map(|id| id.trust_domain().to_owned());
-    let default = || {
-        format!(
-            "spiffe://{}/counterfoil/control",
-            domain().unwrap_or_default()
-        )
-    };
-    identity.control_spiffe_id.clone().unwrap_or_else(default)
+    let given = identity.control_spiffe_id.clone();
+    given.unwrap_or_else(|| role_id(identity, "control"))
+}
+
+/// The SPIFFE id of query.
+pub(super) fn query_id(config: &CollectorConfig) -> String {
+    let given = config.query_spiffe_id.clone();
+    given.unwrap_or_else(|| role_id(&config.identity, "query"))
+}
+
+/// SPIFFE id that a role of this trust domain has when nothing else is configured.
+fn role_id(identity: &IdentityConfig, role: &str) -> String {
+    let domain = SpiffeId::parse(&identity.spiffe_id).map(|id| id.trust_domain().to_owned());
+    format!("spiffe://{}/counterfoil/{role}", domain.unwrap_or_default())
 }
 
 /// Takes the lock of the books for as long as the file is held.

@@ -129,6 +129,7 @@ impl World {
                 state_dir: "unused".into(),
             },
             log_key_file: None,
+            query_spiffe_id: None,
             instance: "1".to_owned(),
             seal_interval_s: 3600,
             seal_rows_max: 1_000_000,

@@ -3,14 +3,14 @@
 use counterfoil_entry::id::{Epoch, RetentionClass, Stream};
 use counterfoil_entry::record::{HeaderRef, RecordView};
 use counterfoil_entry::rows::{
-    ApiRow, BundleAckRow, BundleRow, CertRotationRow, ConformanceRow, ControlHealthRow,
-    GovernanceEventRow, GrantRow, OperationRow,
+    AlertRow, ApiRow, BundleAckRow, BundleRow, CertRotationRow, ConformanceRow, ControlHealthRow,
+    GovernanceEventRow, GrantRow, ObjectiveRow, OperationRow,
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Hash, Time};
 
 /// The tables whose rows have vectors here.
-const TABLES: [TableId; 9] = [
+const TABLES: [TableId; 11] = [
     TableId::CertRotations,
     TableId::GovernanceEvents,
     TableId::Grants,
@@ -19,6 +19,8 @@ const TABLES: [TableId; 9] = [
     TableId::Apis,
     TableId::Operations,
     TableId::ControlHealth,
+    TableId::Objectives,
+    TableId::Alerts,
     TableId::ConformanceResults,
 ];
 
@@ -67,6 +69,8 @@ pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
     cert_rotations(&mut cases);
     control_health(&mut cases);
     conformance_results(&mut cases);
+    objectives(&mut cases);
+    alerts(&mut cases);
     cases.0
 }
 
@@ -405,6 +409,91 @@ fn conformance_results(cases: &mut Cases) {
         cases.add(TableId::ConformanceResults, name, |h, out| {
             row.encode(h, out)
         });
+    }
+}
+
+fn objectives(cases: &mut Cases) {
+    let full = ObjectiveRow {
+        objective: "latency".to_owned(),
+        ordinal: 1,
+        revision: 3,
+        state: "in_force".to_owned(),
+        service: text("payments"),
+        operation: text("createPayment"),
+        threshold_ns: Some(500_000_000),
+        target: "0.999".to_owned(),
+        time_window: "1M from 2026-01-01T00:00:00 Europe/Amsterdam".to_owned(),
+        events_min: 100,
+        sha256: Hash([0x33; 32]),
+        recorded_at: at(5),
+    };
+    let nulls = ObjectiveRow {
+        service: None,
+        operation: None,
+        threshold_ns: None,
+        ..full.clone()
+    };
+    let extremes = ObjectiveRow {
+        ordinal: u64::MAX,
+        revision: 0,
+        threshold_ns: Some(u64::MAX),
+        recorded_at: EARLIEST,
+        ..full.clone()
+    };
+    for (name, row) in [
+        ("every field", full),
+        ("nulls", nulls),
+        ("extremes", extremes),
+    ] {
+        cases.add(TableId::Objectives, name, |h, out| row.encode(h, out));
+    }
+}
+
+fn alerts(cases: &mut Cases) {
+    let full = AlertRow {
+        alert_id: "0123456789abcdef".to_owned(),
+        revision: 7,
+        alertname: "SloBurnRate".to_owned(),
+        severity: "page".to_owned(),
+        state: "resolved".to_owned(),
+        service: text("payments"),
+        objective: text("latency"),
+        operation: text("createPayment"),
+        window: text("1h/5m"),
+        active_since: at(0),
+        changed_at: at(1),
+        evaluated_until: at(2),
+        value: text("15.25"),
+        threshold: text("14.4"),
+        target: text("0.999"),
+        labels: "alertname=SloBurnRate,service=payments".to_owned(),
+        summary: "payments burns its error budget".to_owned(),
+        reason: text("recovered"),
+    };
+    let nulls = AlertRow {
+        service: None,
+        objective: None,
+        operation: None,
+        window: None,
+        value: None,
+        threshold: None,
+        target: None,
+        reason: None,
+        ..full.clone()
+    };
+    let extremes = AlertRow {
+        revision: u64::MAX,
+        changed_at: LATEST,
+        evaluated_until: EARLIEST,
+        summary: String::new(),
+        ..full.clone()
+    };
+    for (name, row) in [
+        ("every field", full),
+        ("nulls", nulls),
+        ("extremes", extremes),
+    ] {
+        cases.add(TableId::Alerts, name, |h, out| row.encode(h, out));
     }
 }
 

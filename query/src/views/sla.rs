@@ -25,11 +25,13 @@ impl Promised {
     /// Of these objectives.
     #[must_use]
     pub fn of(objectives: &[Objective]) -> Self {
-        let is_long = |one: &Objective| one.window_ns > LONG_NS;
+        let is_long = |one: &Objective| one.window.length_ns() > LONG_NS;
+        // Where a calendar's period begins shows only when it is asked.
+        let is_short = |one: &Objective| !is_long(one) || !one.window.is_rolling();
         Self {
             star: objectives.iter().any(|one| one.service.is_none()),
             long: objectives.iter().any(is_long),
-            short: objectives.iter().any(|one| !is_long(one)),
+            short: objectives.iter().any(is_short),
         }
     }
 }
@@ -56,10 +58,13 @@ pub(super) fn sla(window: Option<Window>, promised: Promised, now: Time) -> Stri
             "true",
         )],
         None => {
-            let length = format!("CAST(o.window_days * 86400e9 AS BIGINT) > {LONG_NS}");
+            let length = format!(
+                "(CAST(o.window_days * 86400e9 AS BIGINT) > {LONG_NS}
+    AND (o.rolling OR date_trunc('hour', o.from_time) = o.from_time))"
+            );
             let long = promised.long || !promised.short;
             let long = long.then(|| judged(From::Rollups, None, promised.star, &length));
-            let length = format!("NOT ({length})");
+            let length = format!("NOT {length}");
             let short = promised.short;
             let short = short.then(|| judged(From::Entries, None, promised.star, &length));
             long.into_iter().chain(short).collect()
