@@ -4,6 +4,7 @@ mod conform;
 mod people;
 mod sim;
 mod site;
+mod sla;
 mod token;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,6 +18,7 @@ pub(crate) use people::{
 };
 pub(crate) use sim::{FiguresOutput, SimArgs};
 pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, PersonArgs, ProxyConfigArgs, UpArgs};
+pub(crate) use sla::{FailOn, SlaArgs, SlaCheckArgs, SlaCommand};
 pub(crate) use token::{TokenArgs, TokenOutput};
 
 /// The books of a service mesh: run it, ask it, prove it.
@@ -28,7 +30,7 @@ pub(crate) use token::{TokenArgs, TokenOutput};
     after_help = "Examples:\n  counterfoil demo --for 30s\n  counterfoil sql --data-dir counterfoil-data \"select * from denials\"\n  \
                   counterfoil verify counterfoil-data --policy counterfoil-data/policy.toml\n  \
                   counterfoil grant list --url http://ines@127.0.0.1:15444 --state requested\n\n\
-                  Exit codes: 0 done or proved, 1 failure, 2 wrong use, 3 integrity failure, 64 wrong configuration"
+                  Exit codes: 0 done or proved, 1 failure, 2 wrong use, 3 integrity failure, 4 a breach, 64 wrong configuration"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Ask the books in SQL
     Sql(SqlArgs),
+    /// Hold the objectives against the calls
+    Sla(SlaArgs),
     /// Prove that nobody changed the books
     Verify(VerifyArgs),
     /// Make derived files anew from the books
@@ -116,6 +120,9 @@ pub(crate) struct DemoArgs {
     /// Kill control in the middle of the run, and start it again after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "run_for")]
     pub(crate) kill_control: Option<Duration>,
+    /// Alertmanager that is told of breaches; may be given several times, for each member of a cluster
+    #[arg(long = "alertmanager", value_name = "URL")]
+    pub(crate) alertmanagers: Vec<String>,
 }
 
 /// Which ports the demo listens on.
@@ -159,6 +166,18 @@ pub(crate) enum RebuildCommand {
                         --data-dir nobody is asked, and they count for nothing. PGPASSWORD is the password of a URL without one. RUST_LOG chooses what is logged to stderr (default: warn)"
 )]
 pub(crate) struct SqlArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = RowsOutput::Table)]
+    pub(crate) output: RowsOutput,
+    /// The statement
+    pub(crate) sql: String,
+}
+
+/// Where the books are asked.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
     /// The running server, with the user; better give the password as PGPASSWORD, for arguments are seen by others
     /// [default: http://127.0.0.1:15480, or COUNTERFOIL_URL]
     #[arg(long, conflicts_with = "data_dir")]
@@ -169,11 +188,6 @@ pub(crate) struct SqlArgs {
     /// Name of the user, when the URL has none
     #[arg(long, env = "COUNTERFOIL_USER")]
     pub(crate) user: Option<String>,
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value_t = RowsOutput::Table)]
-    pub(crate) output: RowsOutput,
-    /// The statement
-    pub(crate) sql: String,
 }
 
 /// Form in which rows are printed.

@@ -67,6 +67,7 @@ fn make(directory: &Path, args: &InitArgs) -> anyhow::Result<Site> {
             PortChoice::Default => RolePorts::documented(),
             PortChoice::Auto => ports::free_roles()?,
         },
+        alertmanagers: args.alertmanagers.clone(),
     };
     let site = Site::prepare(&data, settings)?;
     site.write("objectives/default.yaml", OBJECTIVES)?;

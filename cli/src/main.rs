@@ -15,6 +15,7 @@ mod roles;
 mod rows;
 mod sim;
 mod site;
+mod sla;
 mod sql;
 mod token;
 mod up;
@@ -25,7 +26,7 @@ use std::{io, process::ExitCode};
 use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command};
+use args::{Cli, Command, SlaCommand};
 use exit::{FAILURE, OK, Outcome};
 
 fn main() -> ExitCode {
@@ -56,6 +57,9 @@ fn run(command: &Command) -> Outcome {
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
+        Command::Sla(args) => match &args.command {
+            SlaCommand::Check(args) => sla::check(args),
+        },
         Command::Verify(args) => verify::run(args),
         Command::Rebuild(args) => rebuild::run(args),
         Command::Conform(args) => conform::run(args),

@@ -39,6 +39,9 @@ pub(crate) struct Settings {
     pub(crate) seal_interval_s: u64,
     /// Life of an SVID (s).
     pub(crate) svid_ttl_s: u64,
+    /// Members of the Alertmanager cluster that is told.
+    #[serde(default)]
+    pub(crate) alertmanagers: Vec<String>,
     pub(crate) ports: RolePorts,
 }
 

@@ -189,12 +189,15 @@ impl SchemaProvider for Public {
             .map(ToOwned::to_owned)
             .collect();
         names.sort();
+        names.dedup();
         names
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         let world = &self.world;
-        if let Some(id) = TableId::from_name(name) {
+        // What is in force now; its history is in `objective_revisions`, and in the schema `raw`.
+        let id = TableId::from_name(name).filter(|id| *id != TableId::Objectives);
+        if let Some(id) = id.filter(|id| *id != TableId::Alerts) {
             let raw = Arc::new(RawTable::new(&world.snapshot, id)?);
             return Ok(Some(Arc::new(PublicTable::new(raw))));
         }

@@ -7,6 +7,8 @@ use counterfoil_entry::id::RetentionClass;
 use counterfoil_spool::join::{IdentityConfig, UnusableIdentity};
 use serde::Deserialize;
 
+use crate::alerts::AlertsConfig;
+
 /// Statements that run at once: more wait, so that each keeps its share of memory.
 const STATEMENTS_DEFAULT: usize = 8;
 /// Bytes of the query log that wait for the collector: 256 MiB is about half a million statements.
@@ -61,6 +63,9 @@ pub struct QueryConfig {
     /// Whether control is probed once a second, for `control_health`.
     #[serde(default = "probe_control")]
     pub probe_control: bool,
+    /// How alerts are judged, and whom they are told.
+    #[serde(default)]
+    pub alerts: AlertsConfig,
     /// Where the mesh this serves is.
     pub site: Option<String>,
 }

@@ -1,5 +1,7 @@
 //! From a statement to a stream of rows: snapshot, plan, limits, log, execution on threads of its own.
 
+mod joins;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,15 +11,11 @@ use counterfoil_entry::rows::QueryLogRow;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::SchemaProvider;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, ParamValues};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::registry::FunctionRegistry;
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::display::DisplayableExecutionPlan;
-use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::{ExecutionPlan, StatisticsArgs, StatisticsContext, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::Statement as PlannerStatement;
 use datafusion::sql::sqlparser::ast::Statement;
@@ -32,17 +30,17 @@ use crate::books::{Books, Snapshot};
 use crate::catalogue::World;
 use crate::error::{CANCELED, INTERNAL, IO, LIMIT, SqlError, TOO_MANY};
 use crate::functions;
-use crate::guard::column_names;
+use crate::guard::{Allowed, check, column_names, parse};
 use crate::log::{Asker, QueryLog, Sent};
 use crate::objectives::Objective;
+use joins::{check_joins, yielding};
 
 /// Batches between the engine's threads and the network's: enough to overlap, no more.
 const BATCHES_AHEAD: usize = 2;
+/// How long a question of this process itself may take: a day, for who asks a directory can wait.
+const OWN_TIME_MAX: Duration = Duration::from_secs(86_400);
 /// How long a statement waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
-/// Pairs of rows that a join without an equality may look at. At about 10 ns a pair this is ten
-/// seconds during which the plan cannot be stopped.
-const PAIRS_MAX: u128 = 1_000_000_000;
 
 /// What a statement may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +73,7 @@ pub struct Engine {
     books: Arc<Books>,
     template: Arc<SessionState>,
     pg_catalog: Option<Arc<dyn SchemaProvider>>,
-    objectives: RwLock<Arc<Vec<Objective>>>,
+    objectives: Arc<RwLock<Arc<Vec<Objective>>>>,
     cpu: Handle,
     turns: Arc<Semaphore>,
     log: Option<Arc<QueryLog>>,
@@ -108,20 +106,98 @@ impl Engine {
             books: Arc::new(books),
             template: Arc::new(template),
             pg_catalog: Some(pg_catalog),
-            objectives: RwLock::new(Arc::new(objectives)),
+            objectives: Arc::new(RwLock::new(Arc::new(objectives))),
             cpu,
             turns: Arc::new(Semaphore::new(turns.max(1))),
             log: log.map(Arc::new),
         })
     }
 
-    fn world(&self, snapshot: Arc<Snapshot>) -> World {
+    /// An engine over the same books and objectives for this process's own questions: with memory and a
+    /// turn of its own, so that it neither waits for people nor they for it, and without a log.
+    ///
+    /// # Errors
+    /// When the session's template cannot be made.
+    pub(crate) fn beside(&self, memory_bytes_max: usize) -> Result<Self, SqlError> {
+        let template = crate::template::template(memory_bytes_max, 1)
+            .map_err(|error| SqlError::from(&error))?;
+        Ok(Self {
+            books: Arc::clone(&self.books),
+            template: Arc::new(template),
+            pg_catalog: None,
+            objectives: Arc::clone(&self.objectives),
+            cpu: self.cpu.clone(),
+            turns: Arc::new(Semaphore::new(1)),
+            log: None,
+        })
+    }
+
+    /// The objectives in force.
+    pub(crate) fn objectives(&self) -> Arc<Vec<Objective>> {
         let objectives = self
             .objectives
             .read()
             .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&objectives)
+    }
+
+    /// Puts objectives in force, for statements that begin from now on.
+    pub(crate) fn set_objectives(&self, objectives: Vec<Objective>) {
+        let mut current = self
+            .objectives
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(objectives);
+    }
+
+    /// The whole answer to one query of this process's own.
+    ///
+    /// # Errors
+    /// [`SqlError`]
+    pub(crate) async fn answer(
+        &self,
+        sql: &str,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>), SqlError> {
+        let mut statements = parse(sql)?.into_iter();
+        let (Some(statement), None) = (statements.next(), statements.next()) else {
+            return Err(SqlError::new("42601", "expected exactly one statement"));
+        };
+        let Allowed::Query(statement) = check(statement)? else {
+            let text = "only queries can be asked of a data directory";
+            return Err(SqlError::new("25006", text));
+        };
+        let asker = Asker {
+            principal: "local".to_owned(),
+            role: "local".to_owned(),
+            endpoint: "local",
+            peer_address: String::new(),
+            purpose: None,
+        };
+        let question = Question {
+            sql: sql.to_owned(),
+            statement: *statement,
+            parameters: None,
+            parameter_texts: Vec::new(),
+            settings: crate::settings::defaults("local"),
+            limits: Limits {
+                timeout: OWN_TIME_MAX,
+                rows_max: u64::MAX,
+            },
+        };
+        let mut rows = self.ask(&asker, question, CancellationToken::new()).await?;
+        let schema = rows.schema();
+        let mut batches = Vec::new();
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec());
+            batches.push(batch.map_err(|error| SqlError::new(INTERNAL, error.to_string()))?);
+        }
+        Ok((schema, batches))
+    }
+
+    fn world(&self, snapshot: Arc<Snapshot>) -> World {
         World {
-            objectives: Arc::clone(&objectives),
+            objectives: self.objectives(),
             pg_catalog: self.pg_catalog.clone(),
             ..World::new(Arc::clone(&self.template), snapshot)
         }
@@ -344,68 +420,6 @@ async fn run(
         // The channel stays open, so that whoever reads on finds the deadline passed, not the end of the rows.
         sender.closed().await;
     }
-}
-
-/// Lets every join give way between its batches: one that makes many rows of few never waits for its
-/// inputs, and could not be stopped otherwise.
-fn yielding(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-    let wrapped = plan.transform_up(|node| {
-        Ok(if node.name().ends_with("JoinExec") {
-            Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
-        } else {
-            Transformed::no(node)
-        })
-    });
-    wrapped.map(|wrapped| wrapped.data)
-}
-
-/// Refuses joins without an equality over inputs so large that the plan could not be stopped.
-fn check_joins(plan: &Arc<dyn ExecutionPlan>) -> Result<(), SqlError> {
-    let children = plan.children();
-    if plan.is::<NestedLoopJoinExec>()
-        && let [left, right] = children.as_slice()
-        && rows_of(left).saturating_mul(rows_of(right)) > PAIRS_MAX
-    {
-        return Err(SqlError::new(
-            LIMIT,
-            "a join without an equality over so many rows is refused: join on equal columns, or narrow both sides first",
-        ));
-    }
-    children.into_iter().try_for_each(check_joins)
-}
-
-/// Upper bound of a plan's rows: what it knows, else the sum of what it reads.
-fn rows_of(plan: &Arc<dyn ExecutionPlan>) -> u128 {
-    /// Sources that do not tell, such as `generate_series`.
-    const UNKNOWN: u128 = 10_000;
-    let known = StatisticsContext::new()
-        .compute(plan.as_ref(), &StatisticsArgs::new())
-        .ok();
-    if let Some(rows) = known.and_then(|statistics| statistics.num_rows.get_value().copied()) {
-        return rows as u128;
-    }
-    let children = plan.children();
-    if children.is_empty() {
-        return series_rows(plan).unwrap_or(UNKNOWN);
-    }
-    let rows = children.into_iter().map(rows_of);
-    if plan.is::<NestedLoopJoinExec>() || plan.is::<CrossJoinExec>() {
-        return rows.fold(1, u128::saturating_mul);
-    }
-    rows.fold(0, u128::saturating_add)
-}
-
-/// Rows of a `generate_series` of integers with the step 1, which tells them in its text only.
-fn series_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<u128> {
-    let text = DisplayableExecutionPlan::new(plan.as_ref())
-        .one_line()
-        .to_string();
-    let number = |name: &str| -> Option<i128> {
-        let (_, rest) = text.split_once(name)?;
-        let digits = rest.split([',', ']']).next()?;
-        digits.trim().parse().ok()
-    };
-    u128::try_from(number("end=")?.checked_sub(number("start=")?)?).ok()
 }
 
 /// The rows of a running statement. Dropping it stops the statement and logs it as aborted.

@@ -22,6 +22,7 @@ use crate::error::{INTERNAL, LIMIT, PRIVILEGE, READ_ONLY, SYNTAX, SqlError};
 use crate::guard::{Allowed, check, parse};
 use crate::json::{keys, rows, type_name};
 use crate::log::Asker;
+use crate::metrics::{Metrics, OPENMETRICS};
 use crate::settings;
 use crate::users::{Role, Users};
 
@@ -33,6 +34,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 struct Shared {
     engine: Arc<Engine>,
     users: Arc<Users>,
+    metrics: Metrics,
 }
 
 /// A question in JSON.
@@ -45,14 +47,27 @@ struct Request {
     purpose: Option<String>,
 }
 
-/// Routes `POST /v1/sql` and `GET /v1/health`.
-pub fn router(engine: Arc<Engine>, users: Arc<Users>) -> Router {
+/// Routes `POST /v1/sql`, `GET /v1/health` and `GET /metrics`.
+pub(crate) fn router(engine: Arc<Engine>, users: Arc<Users>, metrics: Metrics) -> Router {
     Router::new()
         .route("/v1/sql", post(sql))
         .route("/v1/health", get(health))
+        .route("/metrics", get(metered))
         .method_not_allowed_fallback(otherwise)
         .fallback(elsewhere)
-        .with_state(Arc::new(Shared { engine, users }))
+        .with_state(Arc::new(Shared {
+            engine,
+            users,
+            metrics,
+        }))
+}
+
+/// Counts only: no name of a user, no text of a statement.
+async fn metered(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.metrics.render() {
+        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn health() -> Json<Value> {

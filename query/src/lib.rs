@@ -1,5 +1,6 @@
 //! SQL over the books: PostgreSQL wire and HTTP, sealed and just-arrived entries alike.
 
+pub mod alerts;
 pub mod books;
 pub mod catalogue;
 mod chains;
@@ -10,10 +11,11 @@ pub mod error;
 pub mod functions;
 pub mod guard;
 mod hdr;
-pub mod http;
+mod http;
 pub mod json;
 mod listing;
 pub mod log;
+mod metrics;
 pub mod objectives;
 pub mod offline;
 pub mod pg;

@@ -11,12 +11,14 @@ use counterfoil_entry::{Hash, Time, clock};
 use counterfoil_spool::{AppendError, Lane};
 
 use crate::error::{IO, SqlError};
+use crate::metrics::Statements;
 
 /// Writes `query_log` through a lane of the spool.
 #[derive(Debug)]
 pub struct QueryLog {
     lane: Mutex<Lane>,
     class: RetentionClass,
+    statements: Statements,
 }
 
 impl QueryLog {
@@ -26,7 +28,13 @@ impl QueryLog {
         Self {
             lane: Mutex::new(lane),
             class,
+            statements: Statements::default(),
         }
+    }
+
+    /// Counts of what was logged.
+    pub(crate) fn statements(&self) -> Statements {
+        self.statements.clone()
     }
 
     /// Appends one row; it survives a crash of this process when this returns.
@@ -34,6 +42,7 @@ impl QueryLog {
     /// # Errors
     /// 58030 when the spool cannot take it: what cannot be logged must not be answered.
     pub fn append(&self, row: &QueryLogRow) -> Result<(), SqlError> {
+        self.statements.logged(row);
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         lane.append(TableId::QueryLog, &self.class, |header, out| {
             row.encode(header, out)

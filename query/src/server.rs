@@ -26,11 +26,13 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::{AlertsError, Evaluator};
 use crate::books::{Books, BooksError};
 use crate::config::{ConfigError, QueryConfig};
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::log::QueryLog;
+use crate::metrics::Metrics;
 use crate::objectives::{self, ObjectiveError};
 use crate::users::{Users, UsersError};
 use crate::{http, pg, prober, template};
@@ -49,6 +51,7 @@ const POSTGRES_ALPN: &[&[u8]] = &[b"postgresql"];
 const HTTP_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// Lanes of this process: 0 is the query log's, 1 that of the certificate's renewals.
 const PROBER_LANE: u16 = 2;
+const ALERTS_LANE: u16 = 3;
 const BUILD: &str = concat!("counterfoil-query ", env!("CARGO_PKG_VERSION"));
 
 /// Why the query role did not start.
@@ -92,6 +95,9 @@ pub enum RunError {
     /// The engine cannot be made.
     #[error("making the query engine: {0}")]
     Engine(#[from] SqlError),
+    /// The evaluator of alerts cannot begin.
+    #[error("beginning to evaluate alerts")]
+    Alerts(#[from] AlertsError),
     /// The threads for statements cannot be started.
     #[error("starting the threads for statements")]
     Threads(#[source] std::io::Error),
@@ -104,6 +110,7 @@ impl RunError {
         matches!(
             self,
             Self::Config(_)
+                | Self::Alerts(AlertsError::Config(_) | AlertsError::Store(_))
                 | Self::Users(_)
                 | Self::Objectives(_)
                 | Self::Tls { .. }
@@ -142,13 +149,16 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
         config_sha256: sha256(format!("{config:?}").as_bytes()),
     })?;
     let log = QueryLog::new(spool.lane(0), class(&config)?);
+    let statements = log.statements();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let cpu = Cpu::start(cores)?;
     let template = template::template(config.memory_bytes_max, cores)
         .map_err(|error| SqlError::from(&error))?;
     let turns = config.statements_max;
     let engine = Engine::new(books, template, objectives, cpu.handle(), turns, Some(log))?;
-    let engine = Arc::new(engine);
+    let evaluator = Evaluator::open(&config, &engine)?;
+    let metrics = Metrics::new(&statements, &evaluator.gauges());
+    let evaluating = tokio::spawn(evaluator.run(spool.lane(ALERTS_LANE), shutdown.clone()));
     let delivered = CancellationToken::new();
     let delivering = deliver(
         spool,
@@ -158,32 +168,60 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
         delivered.clone(),
     );
     let delivery = tokio::spawn(delivering);
+    let engine = Arc::new(engine);
     let server = pg::Server::new(
         Arc::clone(&engine),
         Arc::clone(&users),
         postgres_tls.is_some(),
     );
-    let server = Arc::new(server);
-    let router = http::router(engine, users);
+    let doors = Doors {
+        postgres,
+        postgres_tls,
+        server: Arc::new(server),
+        web,
+        web_tls,
+        router: http::router(engine, users, metrics),
+    };
     tracing::info!("query serves");
-    tokio::join!(
-        accept(postgres, &shutdown, |stream, _| {
-            let (server, tls) = (Arc::clone(&server), postgres_tls.clone());
-            async move { server.serve(stream, tls).await }
-        }),
-        accept(web, &shutdown, |stream, peer| serve_http(
-            stream,
-            peer,
-            router.clone(),
-            web_tls.clone()
-        )),
-    );
+    doors.serve(&shutdown).await;
+    told("the evaluator of alerts", evaluating.await);
     delivered.cancel();
-    if let Err(error) = delivery.await {
-        tracing::warn!(%error, "the delivery of the query log ended early");
-    }
+    told("the delivery of the query log", delivery.await);
     drop(cpu);
     Ok(())
+}
+
+fn told(what: &str, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::warn!(%error, "{what} ended early");
+    }
+}
+
+/// Both ports with all that answers on them.
+struct Doors {
+    postgres: TcpListener,
+    postgres_tls: Option<TlsAcceptor>,
+    server: Arc<pg::Server>,
+    web: TcpListener,
+    web_tls: Option<TlsAcceptor>,
+    router: axum::Router,
+}
+
+impl Doors {
+    async fn serve(self, shutdown: &CancellationToken) {
+        tokio::join!(
+            accept(self.postgres, shutdown, |stream, _| {
+                let (server, tls) = (Arc::clone(&self.server), self.postgres_tls.clone());
+                async move { server.serve(stream, tls).await }
+            }),
+            accept(self.web, shutdown, |stream, peer| serve_http(
+                stream,
+                peer,
+                self.router.clone(),
+                self.web_tls.clone()
+            )),
+        );
+    }
 }
 
 /// Stack of a thread that parses or plans statements (bytes): their trees are as deep as their longest

@@ -12,10 +12,12 @@ use crate::reports;
 pub(crate) mod frame;
 pub(crate) mod grants;
 pub(crate) mod mesh;
+mod promises;
 pub(crate) mod sla;
 
 use frame::Frame;
 pub use sla::Promised;
+pub(crate) use sla::{counts, counts_since};
 
 /// A window of time; an open end has no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,9 +53,12 @@ pub const GRACE_S: u32 = 60;
 
 /// Names of the views without arguments.
 pub const VIEWS: &[&str] = &[
+    "alerts",
+    "alerts_active",
     "calls",
     "denials",
     "grants_in_force",
+    "objective_revisions",
     "tls_failures",
     "unmatched",
 ];
@@ -62,9 +67,12 @@ pub const VIEWS: &[&str] = &[
 #[must_use]
 pub fn plain(name: &str) -> Option<String> {
     match name {
+        "alerts" => Some(promises::ALERTS.to_owned()),
+        "alerts_active" => Some(promises::ALERTS_ACTIVE.to_owned()),
         "calls" => Some(CALLS.to_owned()),
         "denials" => Some(DENIALS.to_owned()),
         "grants_in_force" => Some(grants::grants_in_force("now()")),
+        "objective_revisions" => Some(promises::OBJECTIVE_REVISIONS.to_owned()),
         "tls_failures" => Some(TLS_FAILURES.to_owned()),
         "unmatched" => Some(UNMATCHED.to_owned()),
         _ => None,

@@ -21,6 +21,9 @@ pub(crate) struct InitArgs {
     /// Where control, collector and query will listen: default for the documented ports, auto for free ones
     #[arg(long, value_enum, default_value_t = PortChoice::Default)]
     pub(crate) ports: PortChoice,
+    /// Alertmanager that is told of breaches; may be given several times, for each member of a cluster
+    #[arg(long = "alertmanager", value_name = "URL")]
+    pub(crate) alertmanagers: Vec<String>,
 }
 
 /// Options of `up`.

@@ -63,6 +63,7 @@ pub(crate) async fn provision(
         seal_interval_s: SEAL_INTERVAL_S,
         svid_ttl_s: args.svid_ttl.as_secs(),
         ports: ports.roles,
+        alertmanagers: args.alertmanagers.clone(),
     };
     let site = Site::prepare(data, settings)?;
     site.write("objectives/demo.yaml", OBJECTIVES)?;

@@ -59,6 +59,7 @@ pub(super) fn provision(root: &Path, estate: &Estate) -> anyhow::Result<(Place, 
             postgres,
             http,
         },
+        alertmanagers: Vec::new(),
     };
     let site = Site::prepare(&data, settings)?;
     let spool = site.root().join("fleet-spool");

@@ -66,9 +66,11 @@ impl Site {
 
     pub(super) fn query(&self) -> String {
         let ports = &self.settings.ports;
+        let alertmanagers = self.settings.alertmanagers.iter();
+        let alertmanagers: Vec<String> = alertmanagers.map(|url| quoted(url)).collect();
         format!(
             "data_dir = {}\npostgres_listen = \"{}\"\nhttp_listen = \"{}\"\nusers_file = {}\nobjectives_dir = {}\n\
-             collector = \"{}\"\ncollector_spiffe_id = {}\nspool_dir = {}\n\n{}",
+             collector = \"{}\"\ncollector_spiffe_id = {}\nspool_dir = {}\n\n{}\n[alerts]\nalertmanagers = [{}]\n",
             self.path(""),
             ports.postgres,
             ports.http,
@@ -78,6 +80,7 @@ impl Site {
             quoted(&self.role_id("collector")),
             self.path("spool"),
             self.identity("query"),
+            alertmanagers.join(", "),
         )
     }
 

@@ -58,9 +58,9 @@ impl ObjectiveRow {
 /// `revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlertRow {
-    /// Hash of the name and the labels that tell one alert from another, 16 hex digits.
+    /// One episode of one alert: hash of its labels and of `active_since`, 16 hex digits.
     pub alert_id: String,
-    /// Grows by one with every change of this alert, over all its episodes.
+    /// 0 at its begin, then 1, 2 .. with every change.
     pub revision: u64,
     /// As Alertmanager gets it.
     pub alertname: String,

@@ -100,18 +100,6 @@ impl TimeWindow {
         Ok(Self::Calendar(calendar))
     }
 
-    /// Reads what [`fmt::Display`] wrote.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text.split_once(" from ") {
-            None => Self::rolling(text),
-            Some((duration, rest)) => {
-                let (start, zone) = rest.split_once(' ')?;
-                Self::calendar(duration, start, zone).ok()
-            }
-        }
-    }
-
     /// Where the window that `now` lies in begins.
     #[must_use]
     pub fn begin(&self, now: Time) -> Time {

@@ -12,8 +12,10 @@ use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 use super::shop::Shop;
+use crate::alerts::Gauges;
 use crate::engine::Engine;
 use crate::log::QueryLog;
+use crate::metrics::{Metrics, Statements};
 use crate::users::Users;
 use crate::{Books, http, pg, template};
 use counterfoil_trust::scram::Verifier;
@@ -275,7 +277,12 @@ async fn errors_have_the_codes_and_positions_of_postgresql() {
 async fn http_answers_json_with_numbers_and_refuses_writes_and_strangers() {
     let shop = shop();
     let served = serve(&shop).await;
-    let router = http::router(Arc::clone(&served.engine), Arc::clone(&served.users));
+    let metrics = Metrics::new(&Statements::default(), &Gauges::default());
+    let router = http::router(
+        Arc::clone(&served.engine),
+        Arc::clone(&served.users),
+        metrics,
+    );
     let ask = |password: &str, body: &str| {
         let credentials = base64::Engine::encode(
             &base64::engine::general_purpose::STANDARD,

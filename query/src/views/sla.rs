@@ -6,7 +6,8 @@ use counterfoil_entry::Time;
 use super::{CALLS, Window, within};
 use crate::objectives::Objective;
 
-const HOUR_NS: i64 = 3_600_000_000_000;
+const MINUTE_NS: i64 = 60_000_000_000;
+const HOUR_NS: i64 = 60 * MINUTE_NS;
 /// From this length on a window is answered from roll-ups, and begins at a full hour.
 const LONG_NS: i64 = 48 * HOUR_NS;
 
@@ -40,6 +41,7 @@ impl Promised {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
     Entries,
+    Minutes,
     Rollups,
 }
 
@@ -50,6 +52,23 @@ enum From {
 /// judged over its own rolling window. Windows of more than two days begin at a full hour, and count
 /// calls within a threshold to the precision of the histograms, a thousandth of it.
 pub(super) fn sla(window: Option<Window>, promised: Promised, now: Time) -> String {
+    format!(
+        "
+SELECT objective, service, operation,
+  CASE WHEN threshold_ns IS NULL THEN 'availability' ELSE 'latency' END AS measure,
+  threshold_ns, window_days, good, total,
+  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total END AS sli,
+  target,
+  CASE WHEN total > 0 THEN 1.0 - (CAST(total - good AS DOUBLE) / total) / (1.0 - target) END AS error_budget_left,
+  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total < target END AS breached
+FROM ({}) summed
+ORDER BY objective, service, threshold_ns",
+        counts(window, promised, now)
+    )
+}
+
+/// The calls of each objective's own window, or of `window`: one row an objective, target and service.
+pub(crate) fn counts(window: Option<Window>, promised: Promised, now: Time) -> String {
     let each = match window {
         Some(window) => vec![judged(
             from(&window, now),
@@ -71,19 +90,17 @@ pub(super) fn sla(window: Option<Window>, promised: Promised, now: Time) -> Stri
         }
     };
     let summed: Vec<_> = each.iter().map(|sql| format!("({sql})")).collect();
-    format!(
-        "
-SELECT objective, service, operation,
-  CASE WHEN threshold_ns IS NULL THEN 'availability' ELSE 'latency' END AS measure,
-  threshold_ns, window_days, good, total,
-  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total END AS sli,
-  target,
-  CASE WHEN total > 0 THEN 1.0 - (CAST(total - good AS DOUBLE) / total) / (1.0 - target) END AS error_budget_left,
-  CASE WHEN total > 0 THEN CAST(good AS DOUBLE) / total < target END AS breached
-FROM ({}) summed
-ORDER BY objective, service, threshold_ns",
-        summed.join("\nUNION ALL\n")
-    )
+    summed.join("\nUNION ALL\n")
+}
+
+/// The same since the full minute of `from`, from the roll-ups of minutes and what those do not count yet.
+pub(crate) fn counts_since(from: Time, promised: Promised) -> String {
+    let minute = from.plus_ns(-from.as_ns().rem_euclid(MINUTE_NS));
+    let window = Window {
+        from: Some(minute),
+        until: None,
+    };
+    judged(From::Minutes, Some(window), promised.star, "true")
 }
 
 /// What each objective allowed in the window, and what was used of it, in calls and as a share.
@@ -122,16 +139,16 @@ fn from(window: &Window, now: Time) -> From {
 /// One row an objective and service: how many calls, and how many good ones.
 fn judged(source: From, window: Option<Window>, star: bool, which: &str) -> String {
     let bounds = match (window, source) {
-        (None, From::Entries) => "c.start_time >= o.from_time".to_owned(),
+        (None, From::Entries | From::Minutes) => "c.start_time >= o.from_time".to_owned(),
         (None, From::Rollups) => "c.start_time >= date_trunc('hour', o.from_time)".to_owned(),
-        (Some(window), From::Entries) => within(Some(window), "c.start_time"),
+        (Some(window), From::Entries | From::Minutes) => within(Some(window), "c.start_time"),
         (Some(window), From::Rollups) => {
             let full = |at: Time| at.plus_ns(-at.as_ns().rem_euclid(HOUR_NS));
             let from = window.from.map(full);
             within(Some(Window { from, ..window }), "c.start_time")
         }
     };
-    let columns = "o.objective, {service} AS service, o.operation, o.threshold_ns, o.target, \
+    let columns = "o.objective, o.ordinal, {service} AS service, o.operation, o.threshold_ns, o.target, \
                    o.window_days, c.n, c.good, c.duration_ns, c.histogram";
     let one = columns.replace("{service}", "o.service");
     let each = if star {
@@ -157,12 +174,12 @@ WITH counted AS ({counted}), objectives AS (
     AND (o.operation IS NULL OR o.operation = c.operation)
   WHERE o.each = 0{each}
 )
-SELECT objective, service, operation, threshold_ns, target, window_days,
+SELECT objective, ordinal, service, operation, threshold_ns, target, window_days,
   coalesce(sum(n), 0) AS total,
   coalesce(sum(CASE WHEN NOT good THEN 0 WHEN threshold_ns IS NULL THEN n
     WHEN histogram IS NOT NULL THEN hdr_count_at_or_below(histogram, threshold_ns)
     WHEN duration_ns <= threshold_ns THEN n ELSE 0 END), 0) AS good
-FROM judged GROUP BY objective, service, operation, threshold_ns, target, window_days",
+FROM judged GROUP BY objective, ordinal, service, operation, threshold_ns, target, window_days",
         counted = counted(source)
     )
 }
@@ -171,7 +188,7 @@ FROM judged GROUP BY objective, service, operation, threshold_ns, target, window
 fn counted(source: From) -> String {
     let calls = match source {
         From::Entries => "public.calls".to_owned(),
-        From::Rollups => format!(
+        From::Minutes | From::Rollups => format!(
             "({})",
             CALLS.replace("public.entries", "public.fresh_entries")
         ),
@@ -184,13 +201,15 @@ fn counted(source: From) -> String {
     coalesce(client_duration_ns, server_duration_ns) AS duration_ns, CAST(NULL AS BYTEA) AS histogram
   FROM {calls} calls WHERE {counts} AND destination IS NOT NULL"
     );
-    if source == From::Entries {
-        return calls;
-    }
+    let rollups = match source {
+        From::Entries => return calls,
+        From::Minutes => "raw.rollup_1m",
+        From::Rollups => "raw.rollups_once",
+    };
     format!(
         "{calls}
   UNION ALL
   SELECT time, destination_app, operation, 1, CAST(n AS BIGINT), {good}, CAST(NULL AS BIGINT), duration
-  FROM raw.rollups_once WHERE side = 'call' AND {counts} AND destination_app IS NOT NULL"
+  FROM {rollups} WHERE side = 'call' AND {counts} AND destination_app IS NOT NULL"
     )
 }
