@@ -68,6 +68,7 @@ fn make(directory: &Path, args: &InitArgs) -> anyhow::Result<Site> {
             PortChoice::Auto => ports::free_roles()?,
         },
         alertmanagers: args.alertmanagers.clone(),
+        evaluate_s: 30,
     };
     let site = Site::prepare(&data, settings)?;
     site.write("objectives/default.yaml", OBJECTIVES)?;

@@ -42,7 +42,14 @@ pub(crate) struct Settings {
     /// Members of the Alertmanager cluster that is told.
     #[serde(default)]
     pub(crate) alertmanagers: Vec<String>,
+    /// Seconds between two evaluations of alerts.
+    #[serde(default = "evaluate_s")]
+    pub(crate) evaluate_s: u64,
     pub(crate) ports: RolePorts,
+}
+
+const fn evaluate_s() -> u64 {
+    30
 }
 
 /// Where the roles listen.

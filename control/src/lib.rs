@@ -9,6 +9,7 @@ mod governance;
 mod issuance;
 mod jsonlines;
 mod live;
+mod metrics;
 pub mod offline;
 mod people;
 mod published;

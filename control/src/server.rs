@@ -193,6 +193,7 @@ impl Control {
             issuance: Mutex::new(issuance),
             spiffe_id,
             life,
+            requests: people.as_ref().map(Listening::requests).unwrap_or_default(),
         });
         Ok(Self {
             app,

@@ -1,7 +1,6 @@
 //! `/ready`, `/healthz` and `/metrics`, served off the workers' threads.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::call_metrics::{family, line};
 use crate::policy::PolicyCell;
 use crate::proxy::Figures;
 
@@ -103,7 +103,7 @@ impl Admin {
                 None => text(StatusCode::OK, "ready\n".to_owned()),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
-            "/metrics" => text(StatusCode::OK, self.metrics()),
+            "/metrics" => metrics_text(self.metrics()),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "/healthz, /ready or /metrics\n".to_owned(),
@@ -122,29 +122,57 @@ impl Admin {
         self.policy.current().is_none().then_some("bundle_missing")
     }
 
-    #[expect(
-        clippy::let_underscore_must_use,
-        reason = "writing to a string cannot fail"
-    )]
     fn metrics(&self) -> String {
         let mut out = String::new();
-        let mut gauge = |name: &str, value: u64| {
+        let mut gauge = |name: &str, help: &str, value: u64| {
             let name = format!("counterfoil_proxy_{name}");
-            let _ = writeln!(out, "# TYPE {name} gauge\n{name} {value}");
+            family(&mut out, &name, "gauge", help);
+            line(&mut out, format_args!("{name} {value}"));
         };
-        gauge("ready", u64::from(self.not_ready().is_none()));
+        let is_ready = u64::from(self.not_ready().is_none());
+        gauge("ready", "Whether calls are taken", is_ready);
         if let Some(policy) = self.policy.current() {
-            gauge("bundle_version", policy.version);
-            gauge("bundle_stale_ms", policy.stale_ms(clock::wall()));
+            gauge(
+                "bundle_version",
+                "Version of the bundle in force",
+                policy.version,
+            );
+            let stale_ms = policy.stale_ms(clock::wall());
+            gauge(
+                "bundle_stale_ms",
+                "Since control last confirmed it",
+                stale_ms,
+            );
         }
         if let Some((figures, gauges)) = self.figures.get() {
-            gauge("open_calls", figures.open_calls().0);
-            gauge("spool_bytes", gauges.spool_bytes());
-            gauge("spool_dropped", gauges.dropped());
+            gauge(
+                "open_calls",
+                "Calls that have not ended",
+                figures.open_calls().0,
+            );
+            gauge(
+                "spool_bytes",
+                "Bytes that wait for the collector",
+                gauges.spool_bytes(),
+            );
+            gauge(
+                "spool_dropped",
+                "Entries declared as dropped",
+                gauges.dropped(),
+            );
             figures.counters.render(&mut out);
         }
+        out.push_str("# EOF\n");
         out
     }
+}
+
+fn metrics_text(body: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -1,16 +1,18 @@
 //! What this proxy counts about itself, and its text form for `/metrics`.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::word::{Kind, Outcome, Side};
 
+use crate::call_metrics::{CallMetrics, family, line};
 use crate::pull::Seen;
 
 /// Counters since the process began, and gauges. Relaxed: each stands for itself.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// Calls by service and operation.
+    pub(crate) calls: CallMetrics,
     client: ByOutcome,
     server: ByOutcome,
     refused_handshakes: AtomicU64,
@@ -75,83 +77,72 @@ impl Counters {
         }
     }
 
-    /// Prometheus' text format.
+    /// OpenMetrics text of everything, without its end.
     pub(crate) fn render(&self, out: &mut String) {
+        self.calls.render(out);
+        let name = "counterfoil_proxy_calls";
         family(
             out,
-            "counterfoil_proxy_calls_total",
+            name,
             "counter",
-            "calls ended, by side and outcome",
+            "Calls that ended, by side and outcome",
         );
         for (side, counts) in [("client", &self.client), ("server", &self.server)] {
             for (outcome, count) in Outcome::ALL.iter().zip(&counts.0) {
-                let labels = format!("{{side=\"{side}\",outcome=\"{}\"}}", outcome.as_str());
-                sample(out, "counterfoil_proxy_calls_total", &labels, count);
+                let (outcome, n) = (outcome.as_str(), count.load(Ordering::Relaxed));
+                line(
+                    out,
+                    format_args!("{name}_total{{side=\"{side}\",outcome=\"{outcome}\"}} {n}"),
+                );
             }
         }
-        let plain = [
+        for (name, help, count) in [
             (
-                "counterfoil_proxy_refused_handshakes_total",
-                "counter",
+                "refused_handshakes",
+                "Handshakes that were refused",
                 &self.refused_handshakes,
             ),
-            ("counterfoil_proxy_entries_total", "counter", &self.entries),
+            ("entries", "Entries that the spool took", &self.entries),
             (
-                "counterfoil_proxy_entries_dropped_total",
-                "counter",
+                "entries_dropped",
+                "Entries that it did not take",
                 &self.entries_dropped,
             ),
             (
-                "counterfoil_proxy_overhead_ns_total",
-                "counter",
+                "overhead_ns",
+                "What this proxy cost all calls together",
                 &self.overhead_ns,
             ),
-            ("counterfoil_proxy_connections", "gauge", &self.connections),
             (
-                "counterfoil_proxy_bundles_applied_total",
-                "counter",
+                "bundles_applied",
+                "Bundles put in force",
                 &self.bundles_applied,
             ),
             (
-                "counterfoil_proxy_bundles_refused_total",
-                "counter",
+                "bundles_refused",
+                "Bundles that were refused",
                 &self.bundles_refused,
             ),
             (
-                "counterfoil_proxy_bundle_polls_failed_total",
-                "counter",
+                "bundle_polls_failed",
+                "Polls for bundles that failed",
                 &self.bundle_polls_failed,
             ),
-        ];
-        for (name, kind, count) in plain {
-            let words = name
-                .trim_start_matches("counterfoil_proxy_")
-                .replace('_', " ");
-            family(out, name, kind, &words);
-            sample(out, name, "", count);
+        ] {
+            let name = format!("counterfoil_proxy_{name}");
+            family(out, &name, "counter", help);
+            let n = count.load(Ordering::Relaxed);
+            line(out, format_args!("{name}_total {n}"));
         }
+        let name = "counterfoil_proxy_connections";
+        family(out, name, "gauge", "Connections that are open");
+        let n = self.connections.load(Ordering::Relaxed);
+        line(out, format_args!("{name} {n}"));
     }
 }
 
 fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
-}
-
-/// Writing to a `String` cannot fail.
-#[expect(
-    clippy::let_underscore_must_use,
-    reason = "writing to a string cannot fail"
-)]
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-}
-
-#[expect(
-    clippy::let_underscore_must_use,
-    reason = "writing to a string cannot fail"
-)]
-fn sample(out: &mut String, name: &str, labels: &str, count: &AtomicU64) {
-    let _ = writeln!(out, "{name}{labels} {}", count.load(Ordering::Relaxed));
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod app;
 mod body;
 mod books;
 mod call;
+mod call_metrics;
 mod config;
 mod counters;
 mod failure;

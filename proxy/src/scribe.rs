@@ -13,6 +13,7 @@ use counterfoil_spool::{AppendError, Lane};
 use counterfoil_trust::allow::Reason;
 use http::{Method, Request, Version};
 
+use crate::call_metrics::WorkerCalls;
 use crate::counters::Counters;
 use crate::open_calls::{OpenCalls, Ticket};
 use crate::trace_context::SpanIds;
@@ -37,6 +38,7 @@ pub(crate) struct Scribe {
     fallback_class: RetentionClass,
     open: Arc<OpenCalls>,
     counters: Arc<Counters>,
+    calls: Mutex<WorkerCalls>,
     stopping: AtomicBool,
     failing: AtomicBool,
 }
@@ -140,6 +142,7 @@ impl Scribe {
             facts,
             fallback_class: fallback_class(),
             open,
+            calls: Mutex::new(counters.calls.worker()),
             counters,
             stopping: AtomicBool::new(false),
             failing: AtomicBool::new(false),
@@ -210,6 +213,10 @@ impl Scribe {
             });
         let failed = appended.err();
         self.counters.ended(entry, failed.is_none());
+        if entry.kind != Kind::TlsFailure {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            calls.ended(entry);
+        }
         if self.failing.swap(failed.is_some(), Ordering::Relaxed) == failed.is_some() {
             return;
         }

@@ -1,6 +1,8 @@
 //! Whole-system scenarios over the real binaries, real sockets and real tools.
 
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod boundaries;

@@ -12,6 +12,7 @@ use super::{
     catalogue,
     plan::{DRIVER, System},
     ports::Ports,
+    shop,
 };
 use crate::{
     args::DemoArgs,
@@ -19,6 +20,8 @@ use crate::{
     site::{OBJECTIVES, ProxySpec, RoleFiles, Settings, Site, people},
 };
 
+/// Nobody waits half a minute for the breach that the demo shows.
+const EVALUATE_S: u64 = 3;
 /// Trust domain of the demo.
 pub(crate) const TRUST_DOMAIN: &str = "demo.counterfoil.test";
 /// Log origin of the demo's collector.
@@ -64,9 +67,15 @@ pub(crate) async fn provision(
         svid_ttl_s: args.svid_ttl.as_secs(),
         ports: ports.roles,
         alertmanagers: args.alertmanagers.clone(),
+        evaluate_s: EVALUATE_S,
     };
     let site = Site::prepare(data, settings)?;
-    site.write("objectives/demo.yaml", OBJECTIVES)?;
+    let of_shop = if args.replay.is_none() {
+        shop::OBJECTIVES
+    } else {
+        ""
+    };
+    site.write("objectives/demo.yaml", &format!("{OBJECTIVES}{of_shop}"))?;
     let password = site.renew_auditor()?;
     let teams = catalogue::teams(system);
     let requester = people::add(site.root(), REQUESTER, &[], false)?;

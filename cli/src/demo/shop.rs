@@ -11,6 +11,46 @@ use figures::{CALLS_MAX, FIGURES, Figure, LENGTH};
 /// Own time of `frontend` between two calls, in nanoseconds.
 const FRONTEND_GAP_NS: i64 = 400_000;
 
+/// The breach that the demo shows: in these traces, the first ones after those that visit every service,
+/// this service answers so much later.
+const SLOW_TRACES: std::ops::RangeInclusive<u64> = 3..=12;
+const SLOW_SERVICE: &str = "currencyservice";
+const SLOW_NS: i64 = 300_000_000;
+
+/// What is promised of that service, beside what is promised of all.
+pub(crate) const OBJECTIVES: &str = r#"---
+apiVersion: openslo/v1
+kind: SLO
+metadata:
+  name: currency-conversion
+  annotations:
+    counterfoil/events-min: "20"
+spec:
+  description: Of all conversions, as many are answered within 200 ms
+  service: currencyservice
+  budgetingMethod: Occurrences
+  timeWindow:
+    - duration: 1M
+      isRolling: false
+      calendar:
+        startTime: 2026-01-01 00:00:00
+        timeZone: Europe/Amsterdam
+  indicator:
+    metadata:
+      name: converted-in-time
+    spec:
+      thresholdMetric:
+        metricSource:
+          type: counterfoil
+          spec:
+            measure: duration_ms
+  objectives:
+    - displayName: within 200 ms
+      op: lte
+      value: 200
+      target: 0.99
+"#;
+
 /// Generates traces of the shop.
 #[derive(Debug)]
 pub(crate) struct Shop {
@@ -91,7 +131,7 @@ impl Shop {
 
     /// Adds a call with those inside it and returns how long it takes, in nanoseconds.
     fn add_call(&mut self, plan: &mut Plan, figure: usize, inside: &[usize]) -> i64 {
-        let own = self.latency_ns(figure);
+        let own = self.latency_ns(figure) + self.slowness_ns(figure);
         let at = plan.calls.len();
         plan.calls.push(Call {
             operation: self.operation(figure),
@@ -186,6 +226,13 @@ impl Shop {
             (1.0, p99 * 1.1),
         ];
         whole(quantile(&points, self.random.random_range(0.0..1.0)) * 1_000.0)
+    }
+
+    fn slowness_ns(&self, figure: usize) -> i64 {
+        let is_of_it = |figure: &Figure| figure.destination == SLOW_SERVICE;
+        let is_slow =
+            SLOW_TRACES.contains(&self.begun) && FIGURES.get(figure).is_some_and(is_of_it);
+        if is_slow { SLOW_NS } else { 0 }
     }
 
     /// An id that begins with the time: 6 bytes milliseconds, 10 random.

@@ -57,6 +57,14 @@ const OVERHEAD: &str = "select n, own_p50_ns, own_p99_ns, overhead_p99_ns, verdi
     from latency_overhead where scope = 'mesh'";
 const SLA: &str = "select objective, service, measure, sli, target, total, breached from sla \
     where total > 0 order by service, measure";
+const ALERTS: &str = "
+select alertname, severity, min(case when state = 'firing' then summary end) as summary,
+  min(case when state = 'firing' then changed_at end) as fired_at,
+  max(case when state = 'resolved' then changed_at end) as resolved_at
+from alerts where alertname <> 'Watchdog'
+group by alert_id, alertname, severity
+having min(case when state = 'firing' then changed_at end) is not null
+order by fired_at";
 const DENIALS: &str = "select reason, count(*) as n, max(coalesce(source_app, source, 'a stranger')) as source, \
     max(coalesce(destination_app, destination, 'unknown')) as destination, max(coalesce(operation, route, method, '')) as what \
     from (select reason, source_app, source, destination_app, destination, operation, route, method from denials \
@@ -98,6 +106,7 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<bool> {
     );
     overhead(&books.ask(OVERHEAD).await?);
     sla(&books.ask(SLA).await?);
+    alerts(&books.ask(ALERTS).await?);
     denials(&books.ask(DENIALS).await?);
     let (gaps, complete) = (
         count(&books.ask(GAPS).await?, "gaps"),
@@ -312,6 +321,30 @@ fn sla(answer: &Answer) {
         ));
     }
     flush(&service, &mut parts);
+}
+
+fn alerts(answer: &Answer) {
+    for one in &answer.rows {
+        let of = |column: &str| answer.value(one, column);
+        let clock = |column: &str| {
+            let time = text(of(column));
+            time.get(11..19).unwrap_or_default().to_owned()
+        };
+        let end = match of("resolved_at").filter(|end| !end.is_null()) {
+            Some(_) => format!("resolved {}", clock("resolved_at")),
+            None => "still firing".to_owned(),
+        };
+        row(
+            "alert",
+            format_args!(
+                "{} ({}) fired {}, {end}: {}",
+                text(of("alertname")),
+                text(of("severity")),
+                clock("fired_at"),
+                escaped(&text(of("summary"))),
+            ),
+        );
+    }
 }
 
 fn denials(answer: &Answer) {

@@ -60,6 +60,7 @@ pub(super) fn provision(root: &Path, estate: &Estate) -> anyhow::Result<(Place, 
             http,
         },
         alertmanagers: Vec::new(),
+        evaluate_s: 30,
     };
     let site = Site::prepare(&data, settings)?;
     let spool = site.root().join("fleet-spool");

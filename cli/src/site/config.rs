@@ -70,7 +70,7 @@ impl Site {
         let alertmanagers: Vec<String> = alertmanagers.map(|url| quoted(url)).collect();
         format!(
             "data_dir = {}\npostgres_listen = \"{}\"\nhttp_listen = \"{}\"\nusers_file = {}\nobjectives_dir = {}\n\
-             collector = \"{}\"\ncollector_spiffe_id = {}\nspool_dir = {}\n\n{}\n[alerts]\nalertmanagers = [{}]\n",
+             collector = \"{}\"\ncollector_spiffe_id = {}\nspool_dir = {}\n\n{}\n[alerts]\nalertmanagers = [{}]\nevery_s = {}\n",
             self.path(""),
             ports.postgres,
             ports.http,
@@ -81,6 +81,7 @@ impl Site {
             self.path("spool"),
             self.identity("query"),
             alertmanagers.join(", "),
+            self.settings.evaluate_s,
         )
     }
 

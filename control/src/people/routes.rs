@@ -32,6 +32,7 @@ use crate::governance::requests::{
 };
 use crate::governance::workloads::WorkloadRegistered;
 use crate::governance::{Actor, GovernanceError};
+use crate::metrics::{self, Requests};
 use counterfoil_entry::clock;
 
 /// Decisions wait for each other anyway; reading must not wait behind all of them.
@@ -128,7 +129,12 @@ fn described() -> OpenApiRouter<Arc<Door>> {
 }
 
 /// The routes behind the log-in, and those before it.
-pub(super) fn router(door: Arc<Door>, login: Arc<Login>, address: SocketAddr) -> Router {
+pub(super) fn router(
+    door: Arc<Door>,
+    login: Arc<Login>,
+    address: SocketAddr,
+    requests: Requests,
+) -> Router {
     let open = OpenApiRouter::new()
         .routes(routes!(health))
         .routes(routes!(jwks));
@@ -143,7 +149,16 @@ pub(super) fn router(door: Arc<Door>, login: Arc<Login>, address: SocketAddr) ->
             "/v1/openapi.json",
             axum::routing::get(move || std::future::ready(Json(document))),
         )
+        .merge(
+            Router::new()
+                .route("/metrics", axum::routing::get(metrics::show))
+                .with_state(requests.clone()),
+        )
         .method_not_allowed_fallback(method_unknown)
+        .layer(middleware::from_fn_with_state(
+            (requests, "people"),
+            metrics::count,
+        ))
         .layer(Extension(address))
 }
 

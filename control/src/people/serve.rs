@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::login::Login;
 use super::routes::{self, Door};
+use crate::metrics::Requests;
 
 /// People and their scripts.
 const CONNECTIONS_MAX: usize = 256;
@@ -61,6 +62,7 @@ pub(crate) struct Listening {
     address: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     login: Arc<Login>,
+    requests: Requests,
 }
 
 impl Listening {
@@ -77,7 +79,13 @@ impl Listening {
             listener,
             tls,
             login: Arc::new(login),
+            requests: Requests::default(),
         })
+    }
+
+    /// What both doors count.
+    pub(crate) fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     /// Where it listens.
@@ -114,7 +122,8 @@ impl Listening {
                     continue;
                 }
             };
-            let router = routes::router(Arc::clone(&door), Arc::clone(&self.login), address);
+            let (door, login) = (Arc::clone(&door), Arc::clone(&self.login));
+            let router = routes::router(door, login, address, self.requests.clone());
             let (tls, shutdown) = (self.tls.clone(), shutdown.clone());
             tasks.spawn(async move {
                 match tls {

@@ -26,6 +26,7 @@ use super::{poll, token};
 
 use crate::authority::{Authority, AuthorityError};
 use crate::issuance::{Issuance, Method};
+use crate::metrics::{self, Requests};
 use crate::published::Publisher;
 
 /// A request for an SVID holds a certificate signing request of about 500 bytes.
@@ -41,6 +42,7 @@ pub(super) struct App {
     pub(super) issuance: Mutex<Issuance>,
     pub(super) spiffe_id: SpiffeId,
     pub(super) life: Duration,
+    pub(super) requests: Requests,
 }
 
 impl App {
@@ -115,6 +117,7 @@ impl IntoResponse for Refused {
 
 /// The routes for one connection.
 pub(super) fn router(app: Arc<App>, caller: Caller) -> Router {
+    let counting = (app.requests.clone(), "workloads");
     Router::new()
         .route("/v1/svid", post(svid))
         .route("/v1/proxy/bundle", get(poll::bundle))
@@ -124,6 +127,7 @@ pub(super) fn router(app: Arc<App>, caller: Caller) -> Router {
         .fallback(nothing)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(whole_body))
+        .layer(middleware::from_fn_with_state(counting, metrics::count))
         .layer(Extension(caller))
         .with_state(app)
 }

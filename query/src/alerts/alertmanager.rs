@@ -252,3 +252,6 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         format!("{text}: {source}")
     })
 }
+
+#[cfg(test)]
+mod tests;
