@@ -24,6 +24,8 @@ pub(crate) struct Desks {
     pub(crate) collector: String,
     /// SPIFFE id of control: the only writer of `issuance`.
     pub(crate) control: String,
+    /// SPIFFE id of retention: the only writer of `retention_actions` and `legal_holds`.
+    pub(crate) retention: String,
 }
 
 /// Entries of one writer and epoch, decoded and hashed.
@@ -214,6 +216,7 @@ fn check_desk(table: TableId, peer: &str, desks: &Desks) -> Result<(), Refused> 
         | TableId::Bundles
         | TableId::Apis
         | TableId::Operations => peer == desks.control,
+        TableId::RetentionActions | TableId::LegalHolds => peer == desks.retention,
         TableId::Statements => {
             let detail = "rows of the table statements are made by the collector";
             return Err(Refused::new(Reason::Malformed, detail));

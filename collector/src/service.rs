@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::own_files::lock;
-use self::own_files::{check_log_key, control_id, log_key};
+use self::own_files::{check_log_key, control_id, log_key, retention_id};
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
 use crate::intake::Desks;
@@ -251,6 +251,7 @@ impl Prepared {
         let desks = Desks {
             collector: svid.spiffe_id().as_str().to_owned(),
             control: control_id(&config.identity),
+            retention: retention_id(svid.spiffe_id()),
         };
         let roots = identity
             .roots()

@@ -3,6 +3,7 @@
 //! Ids are never reused. `docs/format.md` section 2 is the same list for people.
 
 mod governance;
+mod retention;
 
 use Shape::{Binary, Bool, Fixed, I64, Text, TextList, Time, U16, U64};
 
@@ -10,6 +11,7 @@ pub use governance::{
     APIS, BUNDLE_ACKS, BUNDLES, CERT_ROTATIONS, CONFORMANCE_RESULTS, CONTROL_HEALTH,
     GOVERNANCE_EVENTS, GRANTS, OPERATIONS,
 };
+pub use retention::{LEGAL_HOLDS, RETENTION_ACTIONS};
 
 /// The tables that this version writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +35,10 @@ pub enum TableId {
     Operations = 9,
     /// How the control plane was found, in slots of ten seconds.
     ControlHealth = 10,
+    /// Steps of dispositions.
+    RetentionActions = 14,
+    /// Revisions of legal holds.
+    LegalHolds = 15,
     /// Who asked what.
     QueryLog = 16,
     /// What conformance checks found.
@@ -67,6 +73,8 @@ impl TableId {
             Self::Apis => "apis",
             Self::Operations => "operations",
             Self::ControlHealth => "control_health",
+            Self::RetentionActions => "retention_actions",
+            Self::LegalHolds => "legal_holds",
             Self::QueryLog => "query_log",
             Self::ConformanceResults => "conformance_results",
             Self::Gaps => "gaps",
@@ -107,6 +115,8 @@ impl TableId {
             Self::Apis => &APIS,
             Self::Operations => &OPERATIONS,
             Self::ControlHealth => &CONTROL_HEALTH,
+            Self::RetentionActions => &RETENTION_ACTIONS,
+            Self::LegalHolds => &LEGAL_HOLDS,
             Self::QueryLog => &QUERY_LOG,
             Self::ConformanceResults => &CONFORMANCE_RESULTS,
             Self::Gaps => &GAPS,
@@ -209,6 +219,8 @@ pub const TABLES: &[&Table] = &[
     &APIS,
     &OPERATIONS,
     &CONTROL_HEALTH,
+    &RETENTION_ACTIONS,
+    &LEGAL_HOLDS,
     &QUERY_LOG,
     &CONFORMANCE_RESULTS,
     &GAPS,

@@ -26,6 +26,11 @@ pub(super) fn control_id(identity: &IdentityConfig) -> String {
     identity.control_spiffe_id.clone().unwrap_or_else(default)
 }
 
+/// The SPIFFE id of retention, in the collector's own trust domain.
+pub(super) fn retention_id(own: &SpiffeId) -> String {
+    format!("spiffe://{}/counterfoil/retention", own.trust_domain())
+}
+
 /// Takes the lock of the books for as long as the file is held.
 pub(crate) fn lock(directory: &Path) -> Result<File, CollectorError> {
     let path = directory.join("lock");
