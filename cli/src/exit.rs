@@ -10,6 +10,8 @@ pub(crate) const FAILURE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The books do not prove what they should.
 pub(crate) const INTEGRITY: u8 = 3;
+/// What was asked for was refused, and the refusal is recorded.
+pub(crate) const REFUSED: u8 = 4;
 /// A configuration cannot be read or is wrong; no port was bound.
 pub(crate) const CONFIGURATION: u8 = 64;
 

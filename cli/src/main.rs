@@ -10,6 +10,7 @@ mod exit;
 mod init;
 mod people;
 mod rebuild;
+mod retain;
 mod role;
 mod roles;
 mod rows;
@@ -58,6 +59,7 @@ fn run(command: &Command) -> Outcome {
         Command::Sql(args) => sql::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Rebuild(args) => rebuild::run(args),
+        Command::Retain(args) => retain::run(args),
         Command::Conform(args) => conform::run(args),
         Command::Init(args) => init::run(args),
         Command::Up(args) => up::run(args),

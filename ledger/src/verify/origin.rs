@@ -228,7 +228,7 @@ impl Audit<'_> {
     /// Keeps the highest revision of each hold.
     fn hold(&mut self, hold: &Hold) {
         let known = self.holds.get(&hold.hold_id);
-        if known.is_none_or(|known| known.revision < hold.revision) {
+        if known.is_none_or(|known| known.revision <= hold.revision) {
             self.holds.insert(hold.hold_id.clone(), hold.clone());
         }
     }
