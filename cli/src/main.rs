@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Command::Control(_) | Command::Collector(_) | Command::Query(_) => "info",
         // Each of 2,000 proxies warns when control is killed, as it should.
         Command::Sim(_) => "error",
+        // That control or collector are away is told by the command itself.
+        Command::Retain(_) => "error",
         _ => "warn",
     });
     match run(&cli.command) {

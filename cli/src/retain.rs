@@ -2,19 +2,19 @@
 
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
 use counterfoil_control::offline;
 use counterfoil_entry::{Time, clock};
-use counterfoil_ledger::manifest::Predicate;
+use counterfoil_ledger::{log::LogError, manifest::Predicate};
 use counterfoil_retention::{
     Delivered, HoldRequest, Office, Person, Released, RetainError, RetentionConfig,
 };
 
 use crate::{
     args::{HoldArgs, RetainArgs, RetainCommand},
-    console::{Console, chain, remark},
+    console::{Console, remark},
     exit::{Failure, INTEGRITY, OK, Outcome, REFUSED},
     people::password,
     rows::Answer,
@@ -23,6 +23,9 @@ use crate::{
 /// Runs `counterfoil retain`.
 pub(crate) fn run(args: &RetainArgs) -> Outcome {
     let file = config_file(args).map_err(Failure::usage)?;
+    if let RetainCommand::Hold(hold) = &args.command {
+        check(hold).map_err(Failure::usage)?;
+    }
     let config = RetentionConfig::load(&file).map_err(Failure::configuration)?;
     let person = match &args.command {
         RetainCommand::DryRun | RetainCommand::Simulate { .. } | RetainCommand::Deliver => None,
@@ -33,7 +36,9 @@ pub(crate) fn run(args: &RetainArgs) -> Outcome {
     let done = act(&mut office, args, person.as_ref(), &console);
     console.finish();
     // A refusal is a row, too. While an execution runs there is no collector to take it.
+    let is_recorded = matches!(&done, Ok(_) | Err(RetainError::Refused { .. }));
     let told = match &args.command {
+        _ if !is_recorded => Ok(()),
         RetainCommand::Simulate { .. } => Ok(()),
         RetainCommand::Execute { .. } => {
             remark(
@@ -90,7 +95,7 @@ fn act(
 ) -> Result<Option<Answer>, RetainError> {
     let now = clock::wall();
     let looked = |done: u64, total: u64| {
-        if done.is_multiple_of(64) {
+        if done > 0 && done.is_multiple_of(64) {
             console.progress(format!("{done} of {total} segments looked at"));
         }
     };
@@ -148,6 +153,20 @@ fn outlook(outlook: &counterfoil_retention::Outlook, at: Time) -> Answer {
     table::outlook(outlook)
 }
 
+fn check(args: &HoldArgs) -> anyhow::Result<()> {
+    if args.matter.trim().is_empty() || args.reason.trim().is_empty() {
+        return Err(anyhow!(
+            "say with --matter and --reason what the hold is for"
+        ));
+    }
+    if let (Some(from), Some(until)) = (args.from, args.until)
+        && from >= until
+    {
+        return Err(anyhow!("--until {until} is not after --from {from}"));
+    }
+    Ok(())
+}
+
 fn request(args: &HoldArgs) -> HoldRequest {
     HoldRequest {
         matter: args.matter.clone(),
@@ -183,7 +202,15 @@ fn deliver(office: Office, is_all: bool) -> anyhow::Result<()> {
 fn failure(error: RetainError) -> Failure {
     let code = match &error {
         RetainError::Refused { .. } => REFUSED,
-        RetainError::Register { .. } | RetainError::Row { .. } => INTEGRITY,
+        RetainError::Register { .. } | RetainError::Row { .. } | RetainError::Segment(_) => {
+            INTEGRITY
+        }
+        RetainError::Log(
+            LogError::Manifest { .. }
+            | LogError::Broken { .. }
+            | LogError::Head { .. }
+            | LogError::Checkpoint { .. },
+        ) => INTEGRITY,
         RetainError::Directory(_) | RetainError::Classes(_) | RetainError::Name { .. } => {
             return Failure::configuration(error);
         }

@@ -61,7 +61,9 @@ pub enum CollectorError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// Another collector writes these books.
-    #[error("another collector holds {0}: one log has one writer, stop the other one first")]
+    #[error(
+        "another collector, or `counterfoil retain execute`, holds {0}: one log has one writer, stop the other one first"
+    )]
     Locked(PathBuf),
     /// A file of the collector's own cannot be used.
     #[error("{doing} {path}")]

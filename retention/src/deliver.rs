@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use counterfoil_spool::join::{self, JoinError};
-use counterfoil_spool::{Delivery, DeliveryConfig, DeliveryError, Ending};
+use counterfoil_spool::{Delivery, DeliveryConfig, DeliveryError, Ending, SpoolError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ pub enum Delivered {
 
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
+    #[error("opening the spool")]
+    Spool(#[from] SpoolError),
     #[error("getting a certificate from control")]
     Join(#[from] JoinError),
     #[error("control at {0} gives no certificate in time")]
@@ -48,7 +50,7 @@ pub(crate) async fn deliver(config: &RetentionConfig, recorder: &mut Recorder) -
 }
 
 async fn bring(config: &RetentionConfig, recorder: &mut Recorder) -> Result<(), DeliverError> {
-    let (spool, lane) = recorder.parts();
+    let (spool, lane) = recorder.parts()?;
     let identity = timeout(JOIN_MAX, join::join(&config.identity, lane))
         .await
         .map_err(|_| DeliverError::Late(config.identity.control.clone()))??;

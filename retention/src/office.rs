@@ -63,7 +63,7 @@ impl Office {
         let data = DataDirectory::open(&config.data_dir)?;
         let classes = Classes::load(&config.classes_file)?;
         let lock = lock_folder(&config.folder())?;
-        let recorder = Recorder::open(&config)?;
+        let recorder = Recorder::new(&config)?;
         Ok(Self {
             config,
             classes,
@@ -268,7 +268,7 @@ impl Office {
     /// Register first: what binds without a row is the safer half of a crash.
     fn change_hold(&mut self, revision: &LegalHoldRow) -> Result<(), RetainError> {
         Register::new(&self.config.folder()).append(revision)?;
-        Ok(self.recorder.hold(revision)?)
+        self.recorder.hold(revision)
     }
 
     pub(crate) fn read(&self) -> Result<Read, RetainError> {
@@ -329,7 +329,7 @@ impl Office {
         };
         match self.recorder.action(&row) {
             Ok(()) => RetainError::Refused { reason, detail },
-            Err(error) => error.into(),
+            Err(error) => error,
         }
     }
 
@@ -362,7 +362,7 @@ impl Office {
             oldest: None,
             newest: None,
             classes_sha256: Some(self.classes.sha256()),
-            origin: Some(self.config.origin.clone()),
+            log_origin: Some(self.config.origin.clone()),
             manifest: None,
         }
     }

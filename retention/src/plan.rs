@@ -284,3 +284,6 @@ impl PlannedSegment {
 fn class(name: &str) -> Result<RetentionClass, String> {
     RetentionClass::parse(name).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

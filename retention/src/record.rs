@@ -6,11 +6,11 @@ use std::path::Path;
 use counterfoil_columns::segment::read_rows;
 use counterfoil_entry::Hash;
 use counterfoil_entry::id::RetentionClass;
-use counterfoil_entry::record::RecordError;
+use counterfoil_entry::record::{HeaderRef, RecordError};
 use counterfoil_entry::rows::{LegalHoldRow, RetentionActionRow};
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::tree::leaf_hash;
-use counterfoil_spool::{AppendError, Lane, Spool, SpoolConfig};
+use counterfoil_spool::{AppendError, Lane, Spool, SpoolConfig, SpoolError};
 
 use crate::BUILD;
 use crate::config::RetentionConfig;
@@ -20,59 +20,79 @@ use crate::survey::{Sealed, Survey};
 /// Rows of ten thousand steps, while no collector takes them.
 const SPOOL_BYTES_MAX: u64 = 16 << 20;
 
-/// Writes rows: each is on the disk when a call returns.
+/// Writes rows: each is on the disk when a call returns. Its spool is opened by the first one.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    spool: Spool,
-    lane: Lane,
+    config: SpoolConfig,
     class: RetentionClass,
+    open: Option<(Spool, Lane)>,
 }
 
 impl Recorder {
-    /// Opens the spool of this command.
+    /// A writer of permanent rows.
     ///
     /// # Errors
-    /// When it cannot be used.
-    pub(crate) fn open(config: &RetentionConfig) -> Result<Self, RetainError> {
+    /// When the writer's name is none.
+    pub(crate) fn new(config: &RetentionConfig) -> Result<Self, RetainError> {
         let writer = config
             .writer()
             .map_err(|(key, why)| RetainError::Name { key, why })?;
-        let spool = Spool::open(SpoolConfig {
-            directory: config.spool_dir.clone(),
-            writer,
-            size_max: SPOOL_BYTES_MAX,
-            build: BUILD.to_owned(),
-            config_sha256: config.sha256(),
-        })?;
-        let lane = spool.lane(0);
         Ok(Self {
-            spool,
-            lane,
+            config: SpoolConfig {
+                directory: config.spool_dir.clone(),
+                writer,
+                size_max: SPOOL_BYTES_MAX,
+                build: BUILD.to_owned(),
+                config_sha256: config.sha256(),
+            },
             class: RetentionClass::permanent(),
+            open: None,
         })
     }
 
+    /// Spool and lane of this command.
+    ///
+    /// # Errors
+    /// When the spool cannot be opened.
+    pub(crate) fn parts(&mut self) -> Result<(&Spool, &mut Lane), SpoolError> {
+        let (spool, lane) = match &mut self.open {
+            Some(open) => open,
+            closed => {
+                let spool = Spool::open(self.config.clone())?;
+                let lane = spool.lane(0);
+                closed.insert((spool, lane))
+            }
+        };
+        Ok((spool, lane))
+    }
+
     /// Writes a step.
-    pub(crate) fn action(&mut self, row: &RetentionActionRow) -> Result<(), AppendError> {
-        self.lane
-            .append(TableId::RetentionActions, &self.class, |header, out| {
-                row.encode(header, out);
-            })?;
-        self.lane.sync().map_err(AppendError::Io)
+    ///
+    /// # Errors
+    /// When the spool does not take it.
+    pub(crate) fn action(&mut self, row: &RetentionActionRow) -> Result<(), RetainError> {
+        self.append(TableId::RetentionActions, |header, out| {
+            row.encode(header, out)
+        })
     }
 
     /// Writes a revision of a hold.
-    pub(crate) fn hold(&mut self, row: &LegalHoldRow) -> Result<(), AppendError> {
-        self.lane
-            .append(TableId::LegalHolds, &self.class, |header, out| {
-                row.encode(header, out);
-            })?;
-        self.lane.sync().map_err(AppendError::Io)
+    ///
+    /// # Errors
+    /// When the spool does not take it.
+    pub(crate) fn hold(&mut self, row: &LegalHoldRow) -> Result<(), RetainError> {
+        self.append(TableId::LegalHolds, |header, out| row.encode(header, out))
     }
 
-    /// Spool and lane, for the delivery.
-    pub(crate) fn parts(&mut self) -> (&Spool, &mut Lane) {
-        (&self.spool, &mut self.lane)
+    fn append(
+        &mut self,
+        table: TableId,
+        encode: impl FnOnce(&HeaderRef<'_>, &mut Vec<u8>),
+    ) -> Result<(), RetainError> {
+        let class = self.class.clone();
+        let (_, lane) = self.parts()?;
+        lane.append(table, &class, encode)?;
+        Ok(lane.sync().map_err(AppendError::Io)?)
     }
 }
 

@@ -28,6 +28,11 @@ days   = 365
 reason = "PCI DSS 10.5.1: audit logs, twelve months"
 owner  = "cards"
 
+[class.sec_1y]
+days   = 365
+reason = "refused handshakes: a year of attempts"
+owner  = "security"
+
 [class.ops_90d]
 days   = 90
 reason = "operations"

@@ -48,7 +48,7 @@ pub struct RetentionActionRow {
     /// SHA-256 of the classes file in force.
     pub classes_sha256: Option<Hash>,
     /// Origin of the log concerned.
-    pub origin: Option<String>,
+    pub log_origin: Option<String>,
     /// Number of the last manifest that an execution wrote.
     pub manifest: Option<u64>,
 }
@@ -70,7 +70,7 @@ impl RetentionActionRow {
             .u64_opt(15, self.bytes);
         w.time_opt(16, self.oldest).time_opt(17, self.newest);
         w.bytes_opt(18, hash(&self.classes_sha256))
-            .text_opt(19, self.origin.as_deref())
+            .text_opt(19, self.log_origin.as_deref())
             .u64_opt(20, self.manifest);
     }
 
@@ -95,7 +95,7 @@ impl RetentionActionRow {
             oldest: f.time_opt(16)?,
             newest: f.time_opt(17)?,
             classes_sha256: f.hash_opt(18)?,
-            origin: f.text_opt(19)?.map(str::to_owned),
+            log_origin: f.text_opt(19)?.map(str::to_owned),
             manifest: f.u64_opt(20)?,
         };
         Ok((header, row))

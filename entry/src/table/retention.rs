@@ -26,7 +26,7 @@ pub const RETENTION_ACTIONS: Table = Table {
         may(16, "oldest", Time),
         may(17, "newest", Time),
         may(18, "classes_sha256", Fixed(32)),
-        may(19, "origin", Text),
+        may(19, "log_origin", Text),
         may(20, "manifest", U64),
     ],
 };

@@ -428,7 +428,7 @@ fn retention_actions(cases: &mut Cases) {
         oldest: Some(at(-5)),
         newest: Some(at(5)),
         classes_sha256: Some(Hash([0x44; 32])),
-        origin: text("bank.test/collector-1"),
+        log_origin: text("bank.test/collector-1"),
         manifest: Some(9),
     };
     let nulls = RetentionActionRow {
@@ -442,7 +442,7 @@ fn retention_actions(cases: &mut Cases) {
         oldest: None,
         newest: None,
         classes_sha256: None,
-        origin: None,
+        log_origin: None,
         manifest: None,
         ..full.clone()
     };

@@ -33,7 +33,7 @@ fn action(step: &str, actor: &str) -> RetentionActionRow {
         oldest: None,
         newest: None,
         classes_sha256: None,
-        origin: None,
+        log_origin: None,
         manifest: None,
     }
 }
