@@ -2,6 +2,7 @@
 
 mod conform;
 mod people;
+mod retain;
 mod sim;
 mod site;
 mod sla;
@@ -16,6 +17,7 @@ pub(crate) use people::{
     ApiArgs, ApiCommand, DecideArgs, DoorArgs, GrantArgs, GrantCommand, ImportArgs, PolicyArgs,
     PolicyCommand, RequestArgs, WorkloadAddArgs, WorkloadArgs, WorkloadCommand,
 };
+pub(crate) use retain::{HoldArgs, RetainArgs, RetainCommand};
 pub(crate) use sim::{FiguresOutput, SimArgs};
 pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, PersonArgs, ProxyConfigArgs, UpArgs};
 pub(crate) use sla::{FailOn, SlaArgs, SlaCheckArgs, SlaCommand};
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Make derived files anew from the books
     Rebuild(RebuildArgs),
+    /// Say what may leave the books, hold it, or delete it by a plan that two people approved
+    Retain(RetainArgs),
     /// Check that a mesh proxy does what it must
     Conform(ConformArgs),
     /// Make an estate: keys, the first people, configurations of the roles

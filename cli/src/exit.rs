@@ -12,6 +12,8 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const INTEGRITY: u8 = 3;
 /// An objective is not kept.
 pub(crate) const BREACH: u8 = 4;
+/// What was asked for was refused, and the refusal is recorded.
+pub(crate) const REFUSED: u8 = 4;
 /// A configuration cannot be read or is wrong; no port was bound.
 pub(crate) const CONFIGURATION: u8 = 64;
 

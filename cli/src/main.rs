@@ -10,6 +10,7 @@ mod exit;
 mod init;
 mod people;
 mod rebuild;
+mod retain;
 mod role;
 mod roles;
 mod rows;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Command::Control(_) | Command::Collector(_) | Command::Query(_) => "info",
         // Each of 2,000 proxies warns when control is killed, as it should.
         Command::Sim(_) => "error",
+        // That control or collector are away is told by the command itself.
+        Command::Retain(_) => "error",
         _ => "warn",
     });
     match run(&cli.command) {
@@ -62,6 +65,7 @@ fn run(command: &Command) -> Outcome {
         },
         Command::Verify(args) => verify::run(args),
         Command::Rebuild(args) => rebuild::run(args),
+        Command::Retain(args) => retain::run(args),
         Command::Conform(args) => conform::run(args),
         Command::Init(args) => init::run(args),
         Command::Up(args) => up::run(args),

@@ -24,7 +24,7 @@ pub(crate) use config::ProxySpec;
 /// User whose password is made with the estate.
 pub(crate) const AUDITOR: &str = "auditor";
 /// Roles that join with an SVID, beside control.
-pub(crate) const ROLES: [&str; 2] = ["collector", "query"];
+pub(crate) const ROLES: [&str; 3] = ["collector", "query", "retention"];
 /// File in which the estate's own settings stand.
 const SITE_FILE: &str = "site.toml";
 
@@ -208,6 +208,10 @@ impl Site {
     /// # Errors
     /// When a file cannot be written.
     pub(crate) fn write_roles(&self) -> anyhow::Result<RoleFiles> {
+        self.write("config/retention.toml", &self.retention())?;
+        if !self.root.join("classes.toml").exists() {
+            self.write("classes.toml", config::CLASSES)?;
+        }
         Ok(RoleFiles {
             control: self.write("config/control.toml", &self.control())?,
             collector: self.write("config/collector.toml", &self.collector())?,
@@ -227,7 +231,7 @@ impl Site {
         }
     }
 
-    /// Collector and query, each with a new join token.
+    /// Collector, query and retention, each with a new join token.
     ///
     /// # Errors
     /// When a token cannot be written.

@@ -26,6 +26,8 @@ pub(crate) struct Desks {
     pub(crate) control: String,
     /// SPIFFE id of query: the only writer of `objectives` and `alerts`.
     pub(crate) query: String,
+    /// SPIFFE id of retention: the only writer of `retention_actions` and `legal_holds`.
+    pub(crate) retention: String,
 }
 
 /// Entries of one writer and epoch, decoded and hashed.
@@ -217,6 +219,7 @@ fn check_desk(table: TableId, peer: &str, desks: &Desks) -> Result<(), Refused> 
         | TableId::Apis
         | TableId::Operations => peer == desks.control,
         TableId::Objectives | TableId::Alerts => peer == desks.query,
+        TableId::RetentionActions | TableId::LegalHolds => peer == desks.retention,
         TableId::Statements => {
             let detail = "rows of the table statements are made by the collector";
             return Err(Refused::new(Reason::Malformed, detail));

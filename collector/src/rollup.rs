@@ -1,5 +1,6 @@
 //! Roll-ups of what was sealed: a fold over the log, in a thread of its own behind the sealer (ADR 14).
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use counterfoil_columns::DataDirectory;
 use counterfoil_columns::rollup::{RollupError, RollupFiles, fold};
 use counterfoil_entry::table::TableId;
-use counterfoil_ledger::log::{LogError, read_checkpoint, read_manifest};
+use counterfoil_ledger::log::{LogError, read_checkpoint, read_deleted, read_manifest};
 use counterfoil_ledger::manifest::{Body, Manifest};
 
 use crate::service::{CollectorError, lock};
@@ -30,6 +31,11 @@ pub enum FoldError {
         /// Why.
         source: RollupError,
     },
+    /// Segments were deleted lawfully: what they counted is in the roll-ups alone.
+    #[error(
+        "{0} segments were deleted lawfully, and only the roll-ups that are there count them: they are kept as they are"
+    )]
+    Deleted(usize),
     /// What there is already cannot be listed, read or taken away.
     #[error("taking up the roll-ups that are there")]
     Begin(#[source] RollupError),
@@ -46,6 +52,8 @@ pub(crate) struct Folding {
     waiting: RecordBatch,
     /// The hour whose minutes are not added up yet.
     hour: Option<Hour>,
+    /// What the log deletes, once it was asked for.
+    deleted: Option<BTreeMap<u64, u64>>,
 }
 
 /// Manifests of one hour of sealing.
@@ -74,6 +82,7 @@ impl Folding {
                     next: covered.until.map_or(0, |until| until + 1),
                     waiting,
                     hour: None,
+                    deleted: None,
                 };
                 for (manifest, _) in covered.minutes_alone() {
                     let (of, _) = read_manifest(&data.books(), origin, *manifest)?;
@@ -104,6 +113,7 @@ impl Folding {
             next: 0,
             waiting,
             hour: None,
+            deleted: None,
         })
     }
 
@@ -141,6 +151,13 @@ impl Folding {
         let mut entries = Vec::new();
         for segment in segments.iter().filter(|one| one.table == TableId::Entries) {
             let path = self.data.books().join(&segment.file);
+            if !path.exists() && self.is_deleted(segment.segment)? {
+                tracing::warn!(
+                    segment = segment.segment,
+                    "it was deleted lawfully: the roll-ups that are folded anew do not count it"
+                );
+                continue;
+            }
             entries.extend(RollupFiles::read_entries(&path).map_err(at)?);
         }
         if entries.is_empty() {
@@ -150,6 +167,15 @@ impl Folding {
         self.files.write_step(manifest.number, &step).map_err(at)?;
         self.waiting = step.waiting;
         self.pass(manifest)
+    }
+
+    /// Whether a manifest of the log deletes that segment.
+    fn is_deleted(&mut self, segment: u64) -> Result<bool, FoldError> {
+        let deleted = match &mut self.deleted {
+            Some(deleted) => deleted,
+            unread => unread.insert(deleted(&self.data, &self.origin)?),
+        };
+        Ok(deleted.contains_key(&segment))
     }
 
     /// Adds up the hour before, when the manifest is of a later one.
@@ -178,6 +204,17 @@ impl Folding {
     }
 }
 
+/// Segments that the log deletes, with the manifest that says so.
+fn deleted(data: &DataDirectory, origin: &str) -> Result<BTreeMap<u64, u64>, FoldError> {
+    let books = data.books();
+    let head = read_checkpoint(&books, origin)?;
+    Ok(read_deleted(
+        &books,
+        origin,
+        head.map_or(0, |head| head.size),
+    )?)
+}
+
 /// Folds the whole log of `origin` (or of its slug) anew, with nothing running. Returns how many manifests there are.
 ///
 /// # Errors
@@ -189,6 +226,10 @@ pub fn rebuild(
     mut each: impl FnMut(u64, u64),
 ) -> Result<u64, CollectorError> {
     let _lock = lock(&data.journal(origin))?;
+    let deleted = deleted(data, origin)?.len();
+    if deleted > 0 {
+        return Err(FoldError::Deleted(deleted).into());
+    }
     let mut folding = Folding::anew(data, origin)?;
     Ok(folding.catch_up(|done, size| {
         each(done, size);

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::own_files::lock;
-use self::own_files::{check_log_key, control_id, log_key, query_id};
+use self::own_files::{check_log_key, control_id, log_key, query_id, retention_id};
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
 use crate::intake::Desks;
@@ -61,7 +61,9 @@ pub enum CollectorError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// Another collector writes these books.
-    #[error("another collector holds {0}: one log has one writer, stop the other one first")]
+    #[error(
+        "another collector, or `counterfoil retain execute`, holds {0}: one log has one writer, stop the other one first"
+    )]
     Locked(PathBuf),
     /// A file of the collector's own cannot be used.
     #[error("{doing} {path}")]
@@ -252,6 +254,7 @@ impl Prepared {
             collector: svid.spiffe_id().as_str().to_owned(),
             control: control_id(&config.identity),
             query: query_id(&config),
+            retention: retention_id(svid.spiffe_id()),
         };
         let roots = identity
             .roots()

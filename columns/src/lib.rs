@@ -4,6 +4,7 @@
 
 pub mod directory;
 pub mod journal;
+pub mod lock;
 pub mod record;
 pub mod rollup;
 pub mod row;

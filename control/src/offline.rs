@@ -72,16 +72,11 @@ impl Desk {
     /// # Errors
     /// [`OfflineError`]; [`OfflineError::Login`] when name and password do not fit.
     pub fn log_in(data_dir: &Path, name: &str, password: &str) -> Result<Self, OfflineError> {
-        let people = People::load(&data_dir.join(PEOPLE_FILE)).map_err(OfflineError::People)?;
-        let fits = people.fits(name, password);
-        let person = people
-            .find(name)
-            .filter(|_| fits)
-            .ok_or(OfflineError::Login)?;
+        let known = person(data_dir, name, password)?;
         let actor = Actor {
-            name: person.name.clone(),
-            teams: person.teams.clone(),
-            admin: person.admin,
+            name: known.name,
+            teams: known.teams,
+            admin: known.admin,
             peer_address: None,
         };
         Self::of(store(data_dir)?, actor)
@@ -156,6 +151,35 @@ impl Desk {
             .and_then(|body| serde_json::from_slice(&body).ok());
         (status, body.unwrap_or(Value::Null))
     }
+}
+
+/// Somebody who has logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Log-in name.
+    pub name: String,
+    /// Teams.
+    pub teams: Vec<String>,
+    /// Whether this person may register workloads and import anything.
+    pub admin: bool,
+}
+
+/// The person of `people.toml` below `data_dir` whom name and password fit; control may run meanwhile.
+///
+/// # Errors
+/// [`OfflineError::People`], and [`OfflineError::Login`] when they do not fit.
+pub fn person(data_dir: &Path, name: &str, password: &str) -> Result<Known, OfflineError> {
+    let people = People::load(&data_dir.join(PEOPLE_FILE)).map_err(OfflineError::People)?;
+    let fits = people.fits(name, password);
+    let person = people
+        .find(name)
+        .filter(|_| fits)
+        .ok_or(OfflineError::Login)?;
+    Ok(Known {
+        name: person.name.clone(),
+        teams: person.teams.clone(),
+        admin: person.admin,
+    })
 }
 
 /// Who makes an estate, with nobody there yet who could log in.

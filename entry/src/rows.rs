@@ -2,6 +2,7 @@
 
 mod governance;
 mod health;
+mod retention;
 mod service_levels;
 
 use crate::announcement::{Announcement, AnnouncementError};
@@ -15,6 +16,9 @@ use crate::{Hash, Time};
 
 pub use governance::{ApiRow, BundleAckRow, BundleRow, GovernanceEventRow, GrantRow, OperationRow};
 pub use health::{CertRotationRow, ConformanceRow, ControlHealthRow, SLOT_S};
+pub use retention::{
+    LegalHoldRow, OUTCOME_DONE, OUTCOME_REFUSED, RetentionActionRow, STEP_APPROVED, STEP_PLANNED,
+};
 pub use service_levels::{AlertRow, ObjectiveRow};
 
 /// One row of `query_log`. Field names are the column names.

@@ -3,6 +3,7 @@
 //! Ids are never reused. `docs/format.md` section 2 is the same list for people.
 
 mod governance;
+mod retention;
 mod service_levels;
 
 use Shape::{Binary, Bool, Fixed, I64, Text, TextList, Time, U16, U64};
@@ -11,6 +12,7 @@ pub use governance::{
     APIS, BUNDLE_ACKS, BUNDLES, CERT_ROTATIONS, CONFORMANCE_RESULTS, CONTROL_HEALTH,
     GOVERNANCE_EVENTS, GRANTS, OPERATIONS,
 };
+pub use retention::{LEGAL_HOLDS, RETENTION_ACTIONS};
 pub use service_levels::{ALERTS, OBJECTIVES};
 
 /// The tables that this version writes.
@@ -39,6 +41,10 @@ pub enum TableId {
     Objectives = 12,
     /// Changes of the states of alerts.
     Alerts = 13,
+    /// Steps of dispositions.
+    RetentionActions = 14,
+    /// Revisions of legal holds.
+    LegalHolds = 15,
     /// Who asked what.
     QueryLog = 16,
     /// What conformance checks found.
@@ -75,6 +81,8 @@ impl TableId {
             Self::ControlHealth => "control_health",
             Self::Objectives => "objectives",
             Self::Alerts => "alerts",
+            Self::RetentionActions => "retention_actions",
+            Self::LegalHolds => "legal_holds",
             Self::QueryLog => "query_log",
             Self::ConformanceResults => "conformance_results",
             Self::Gaps => "gaps",
@@ -117,6 +125,8 @@ impl TableId {
             Self::ControlHealth => &CONTROL_HEALTH,
             Self::Objectives => &OBJECTIVES,
             Self::Alerts => &ALERTS,
+            Self::RetentionActions => &RETENTION_ACTIONS,
+            Self::LegalHolds => &LEGAL_HOLDS,
             Self::QueryLog => &QUERY_LOG,
             Self::ConformanceResults => &CONFORMANCE_RESULTS,
             Self::Gaps => &GAPS,
@@ -221,6 +231,8 @@ pub const TABLES: &[&Table] = &[
     &CONTROL_HEALTH,
     &OBJECTIVES,
     &ALERTS,
+    &RETENTION_ACTIONS,
+    &LEGAL_HOLDS,
     &QUERY_LOG,
     &CONFORMANCE_RESULTS,
     &GAPS,

@@ -6,6 +6,7 @@
 //! a crash left undone after the manifest. Readers go by the checkpoint: all that it covers is in
 //! place before it is written.
 
+mod deleting;
 pub(crate) mod files;
 mod read;
 mod recovery;
@@ -25,6 +26,7 @@ use crate::note::LogKey;
 use crate::paths;
 use crate::tile::{Edge, TooLong};
 
+pub use deleting::read_deleted;
 pub use read::{read_checkpoint, read_coverage, read_manifest};
 
 /// Why the log could not be opened or appended to.
@@ -203,20 +205,12 @@ impl Log {
         self.check(number, &seal)?;
         self.is_unfinished = true;
         let coverage = self.stage(number, &seal)?;
-        let manifest = Manifest {
-            origin: self.origin().to_owned(),
-            number,
-            previous: Some(self.last_hash),
-            from: self.last_until,
-            until: seal.until.max(self.last_until),
-            build: seal.build,
-            cosigned: None,
-            body: Body::Seal {
-                journal_file: seal.journal_file,
-                segments: seal.segments,
-                coverage,
-            },
+        let body = Body::Seal {
+            journal_file: seal.journal_file,
+            segments: seal.segments,
+            coverage,
         };
+        let manifest = self.next_manifest(seal.until, seal.build, body);
         let bytes = manifest
             .encode()
             .map_err(|source| LogError::Manifest { number, source })?;
@@ -225,6 +219,20 @@ impl Log {
         self.take(&manifest, &bytes)?;
         self.is_unfinished = false;
         Ok(number)
+    }
+
+    /// The manifest after the newest one. A clock that went back gives an empty interval.
+    fn next_manifest(&self, until: Time, build: String, body: Body) -> Manifest {
+        Manifest {
+            origin: self.origin().to_owned(),
+            number: self.size(),
+            previous: Some(self.last_hash),
+            from: self.last_until,
+            until: until.max(self.last_until),
+            build,
+            cosigned: None,
+            body,
+        }
     }
 
     fn check(&self, number: u64, seal: &Seal) -> Result<(), LogError> {

@@ -6,6 +6,15 @@ use counterfoil_entry::tlv::{Encoder, Fields, TlvError};
 use counterfoil_entry::tree::{leaf_hash, sha256};
 use counterfoil_entry::{Hash, Time};
 
+mod deletion;
+mod hold;
+
+pub use deletion::{
+    APPROVALS, ClassRule, DAY_NS, DeletedSegment, Deletion, RULES_MAX, SEGMENTS_MAX, allowed_from,
+    may_end,
+};
+pub use hold::{Hold, HoldState, Predicate};
+
 /// Domain string of a manifest.
 pub const DOMAIN: &[u8] = b"counterfoil/manifest/v1\0";
 /// Longest manifest, in bytes: an entry bundle holds its length in 16 bits.
@@ -14,6 +23,8 @@ pub const BYTES_MAX: usize = 65_535;
 const COMMON: [u16; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const SEAL: [u16; 4] = [16, 17, 18, 19];
 const KEY: [u16; 2] = [32, 33];
+const DELETION: [u16; 4] = [48, 49, 50, 51];
+const HOLD: [u16; 9] = [64, 65, 66, 67, 68, 69, 70, 71, 72];
 
 /// Why bytes are not a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +91,10 @@ pub enum Body {
         /// The coverage file; there is one exactly when there are segments.
         coverage: Option<CoverageRef>,
     },
+    /// Kind `deletion`: segments that left the books lawfully.
+    Deletion(Deletion),
+    /// Kind `hold`: a legal hold, placed or released.
+    Hold(Hold),
 }
 
 /// A segment as its manifest names it.
@@ -149,6 +164,8 @@ impl Manifest {
             } => {
                 to.text(32, log_key).list_bytes(33, trust_roots);
             }
+            Body::Deletion(deletion) => deletion.encode(&mut to),
+            Body::Hold(hold) => hold.encode(&mut to),
         }
         if out.len() > BYTES_MAX {
             Err(ManifestError::TooLong(out.len()))
@@ -179,6 +196,14 @@ impl Manifest {
                         .map(<[u8]>::to_vec)
                         .collect(),
                 }
+            }
+            "deletion" => {
+                fields.only(&[COMMON.as_slice(), &DELETION].concat())?;
+                Body::Deletion(Deletion::decode(&fields)?)
+            }
+            "hold" => {
+                fields.only(&[COMMON.as_slice(), &HOLD].concat())?;
+                Body::Hold(Hold::decode(&fields)?)
             }
             other => return Err(ManifestError::Kind(other.to_owned())),
         };
@@ -256,6 +281,8 @@ impl Body {
         match self {
             Self::Key { .. } => "key",
             Self::Seal { .. } => "seal",
+            Self::Deletion(_) => "deletion",
+            Self::Hold(_) => "hold",
         }
     }
 }
@@ -302,137 +329,4 @@ impl SegmentRef {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn segment(segment: u64) -> SegmentRef {
-        SegmentRef {
-            table: TableId::Entries,
-            class: RetentionClass::parse("ops_90d").unwrap(),
-            schema_version: 1,
-            count: 3,
-            first_time: Time::from_ns(5),
-            last_time: Time::from_ns(9),
-            root: sha256(b"root"),
-            file: "entries/class=ops_90d/date=2026-01-01/o-00000001-00000000.parquet".to_owned(),
-            bytes: 77,
-            sha256: sha256(b"file"),
-            segment,
-        }
-    }
-
-    fn seal(segments: Vec<SegmentRef>) -> Manifest {
-        let coverage = (!segments.is_empty()).then(|| CoverageRef {
-            sha256: sha256(b"coverage"),
-            bytes: 12,
-        });
-        Manifest {
-            origin: "bank.test/c".to_owned(),
-            number: 4,
-            previous: Some(sha256(b"3")),
-            from: Time::from_ns(10),
-            until: Time::from_ns(20),
-            build: "0.1.0".to_owned(),
-            cosigned: None,
-            body: Body::Seal {
-                journal_file: 2,
-                segments,
-                coverage,
-            },
-        }
-    }
-
-    fn key() -> Manifest {
-        Manifest {
-            number: 0,
-            previous: None,
-            body: Body::Key {
-                log_key: "k".to_owned(),
-                trust_roots: vec![vec![1, 2], vec![]],
-            },
-            ..seal(Vec::new())
-        }
-    }
-
-    #[test]
-    fn manifests_come_back_as_they_were() {
-        for manifest in [key(), seal(Vec::new()), seal(vec![segment(1), segment(2)])] {
-            assert_eq!(Manifest::decode(&manifest.encode().unwrap()), Ok(manifest));
-        }
-    }
-
-    #[test]
-    fn an_unknown_kind_or_field_is_refused() {
-        let bytes = seal(Vec::new()).encode().unwrap();
-        let mut other = bytes.clone();
-        let at = bytes.windows(4).position(|w| w == b"seal").unwrap();
-        other[at..at + 4].copy_from_slice(b"hold");
-        assert_eq!(
-            Manifest::decode(&other),
-            Err(ManifestError::Kind("hold".to_owned()))
-        );
-        let mut more = bytes;
-        Encoder::new(&mut more).u64(99, 1);
-        assert_eq!(
-            Manifest::decode(&more),
-            Err(ManifestError::Field(TlvError::Unknown(99)))
-        );
-    }
-
-    #[test]
-    fn fields_that_cannot_stand_together_are_refused() {
-        let forms = [
-            Manifest {
-                previous: None,
-                ..seal(Vec::new())
-            },
-            Manifest {
-                number: 0,
-                ..seal(Vec::new())
-            },
-            Manifest {
-                until: Time::from_ns(9),
-                ..seal(Vec::new())
-            },
-            Manifest {
-                body: Body::Seal {
-                    journal_file: 0,
-                    segments: vec![segment(1)],
-                    coverage: None,
-                },
-                ..seal(Vec::new())
-            },
-        ];
-        for manifest in forms {
-            let read = Manifest::decode(&manifest.encode().unwrap());
-            assert!(matches!(read, Err(ManifestError::Form(_))), "{read:?}");
-        }
-    }
-
-    #[test]
-    fn a_manifest_of_64_kib_is_refused() {
-        let long = seal((1..400).map(segment).collect());
-        assert!(matches!(long.encode(), Err(ManifestError::TooLong(_))));
-    }
-
-    proptest! {
-        #[test]
-        fn no_changed_byte_gives_the_same_manifest(at in 0_usize..2000, bit in 0_u8..8) {
-            let manifest = seal(vec![segment(1)]);
-            let mut bytes = manifest.encode().unwrap();
-            let at = at % bytes.len();
-            bytes[at] ^= 1 << bit;
-            prop_assert_ne!(Manifest::decode(&bytes), Ok(manifest));
-        }
-
-        #[test]
-        fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let with_domain = [DOMAIN, bytes.as_slice()].concat();
-            prop_assert!(Manifest::decode(&bytes).is_err());
-            if let Ok(manifest) = Manifest::decode(&with_domain) {
-                prop_assert_eq!(manifest.encode(), Ok(with_domain));
-            }
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 
 mod conflicts;
 mod coverage;
+mod deletions;
 mod epoch;
 mod epochs;
 mod files;
@@ -29,7 +30,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::note::Note;
 use crate::policy::Policy;
 
-pub use report::{Counts, Failure, Place, Report};
+pub use report::{Counts, DeletedPlan, Failure, Place, Report};
 
 /// What to verify, and against what.
 #[derive(Debug, Clone, Copy)]

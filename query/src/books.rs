@@ -4,7 +4,7 @@
 //! not cover. The collector writes the checkpoint after all that it covers is in place, and trims
 //! the journal after that; so a missing journal file means that the snapshot must be taken again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Hash, Time};
 use counterfoil_ledger::checkpoint::Checkpoint;
 use counterfoil_ledger::log::{LogError, read_checkpoint, read_manifest};
-use counterfoil_ledger::manifest::{Body, SegmentRef, manifest_hash};
+use counterfoil_ledger::manifest::{Body, Deletion, SegmentRef, manifest_hash};
 use datafusion::arrow::array::RecordBatch;
 
 use crate::tail::{Tail, TailError};
@@ -61,7 +61,7 @@ pub enum BooksError {
 pub struct ManifestFacts {
     /// Place in the log.
     pub number: u64,
-    /// `key` or `seal`.
+    /// `key`, `seal`, `deletion` or `hold`.
     pub kind: &'static str,
     /// Start of the interval.
     pub from: Time,
@@ -75,8 +75,10 @@ pub struct ManifestFacts {
     pub sha256: Hash,
     /// First journal file that it does not cover.
     pub journal_file: Option<u64>,
-    /// The segments that it names.
+    /// The segments that it seals and that are in the books yet.
     pub segments: Vec<SegmentRef>,
+    /// Those that it sealed and that a later manifest, whose number stands with each, deleted lawfully.
+    pub deleted: Vec<(SegmentRef, u64)>,
 }
 
 /// What one origin contributes to a snapshot.
@@ -280,13 +282,18 @@ impl Origin {
         }
         for number in self.manifests.len() as u64..head.size {
             let (manifest, bytes) = read_manifest(books, slug, number)?;
-            let (kind, journal_file, segments) = match manifest.body {
-                Body::Key { .. } => ("key", None, Vec::new()),
+            let kind = manifest.body.kind();
+            let (journal_file, segments) = match manifest.body {
                 Body::Seal {
                     journal_file,
                     segments,
                     ..
-                } => ("seal", Some(journal_file), segments),
+                } => (Some(journal_file), segments),
+                Body::Deletion(deletion) => {
+                    self.delete(&deletion, number);
+                    (None, Vec::new())
+                }
+                Body::Key { .. } | Body::Hold(_) => (None, Vec::new()),
             };
             Arc::make_mut(&mut self.manifests).push(Arc::new(ManifestFacts {
                 number,
@@ -298,9 +305,30 @@ impl Origin {
                 sha256: manifest_hash(&bytes),
                 journal_file,
                 segments,
+                deleted: Vec::new(),
             }));
         }
         Ok(Some(head))
+    }
+}
+
+impl Origin {
+    /// Takes the segments of a deletion out of the manifests that sealed them.
+    fn delete(&mut self, deletion: &Deletion, by: u64) {
+        let numbers: BTreeSet<u64> = deletion.segments.iter().map(|one| one.segment).collect();
+        let is_gone = |segment: &SegmentRef| numbers.contains(&segment.segment);
+        for manifest in Arc::make_mut(&mut self.manifests) {
+            if manifest.segments.iter().any(is_gone) {
+                let manifest = Arc::make_mut(manifest);
+                let (gone, kept) = std::mem::take(&mut manifest.segments)
+                    .into_iter()
+                    .partition(is_gone);
+                let gone: Vec<SegmentRef> = gone;
+                manifest.segments = kept;
+                let gone = gone.into_iter().map(|segment| (segment, by));
+                manifest.deleted.extend(gone);
+            }
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub const DATABASE: &str = "counterfoil";
 /// Tables about the books themselves and their objectives.
 const LISTED: &[&str] = &[
     "checkpoints",
+    "deleted_ranges",
     "manifests",
     "objectives",
     "reports",

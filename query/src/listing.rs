@@ -1,6 +1,8 @@
 //! Tables about the books themselves, made from a snapshot: segments, manifests, checkpoints; and those
 //! of objectives and reports.
 
+mod deleted;
+
 use std::sync::Arc;
 
 use counterfoil_entry::Time;
@@ -31,6 +33,7 @@ pub(crate) fn table(
 ) -> Result<Option<RecordBatch>> {
     match name {
         "segments" => segments(snapshot).map(Some),
+        "deleted_ranges" => deleted::ranges(snapshot).map(Some),
         "manifests" => manifests(snapshot).map(Some),
         "checkpoints" => checkpoints(snapshot).map(Some),
         "objectives" => promised(objectives, now).map(Some),
@@ -40,7 +43,7 @@ pub(crate) fn table(
 }
 
 fn segments(snapshot: &Snapshot) -> Result<RecordBatch> {
-    let rows: Vec<(&OriginSnapshot, &ManifestFacts, &SegmentRef)> = snapshot
+    let rows: Vec<(&OriginSnapshot, &ManifestFacts, Option<u64>, &SegmentRef)> = snapshot
         .origins
         .iter()
         .flat_map(|origin| {
@@ -50,10 +53,11 @@ fn segments(snapshot: &Snapshot) -> Result<RecordBatch> {
                 .map(move |manifest| (origin, manifest))
         })
         .flat_map(|(origin, manifest)| {
-            manifest
-                .segments
-                .iter()
-                .map(move |segment| (origin, &**manifest, segment))
+            let gone = manifest.deleted.iter().map(|(one, by)| (one, Some(*by)));
+            let there = manifest.segments.iter().map(|one| (one, None));
+            there
+                .chain(gone)
+                .map(move |(segment, by)| (origin, &**manifest, by, segment))
         })
         .collect();
     batch(vec![
@@ -67,7 +71,7 @@ fn segments(snapshot: &Snapshot) -> Result<RecordBatch> {
         ),
         number(
             "manifest",
-            rows.iter().map(|(_, manifest, _)| Some(manifest.number)),
+            rows.iter().map(|(_, manifest, ..)| Some(manifest.number)),
         ),
         text(
             "table_name",
@@ -106,6 +110,8 @@ fn segments(snapshot: &Snapshot) -> Result<RecordBatch> {
             rows.iter()
                 .map(|(.., segment)| Some(segment.sha256.to_string())),
         ),
+        // The manifest that deleted it lawfully; null while it is in the books.
+        number("deleted_by", rows.iter().map(|(_, _, by, _)| *by)),
     ])
 }
 
@@ -142,7 +148,7 @@ fn manifests(snapshot: &Snapshot) -> Result<RecordBatch> {
         number(
             "segments",
             rows.iter()
-                .map(|(_, manifest)| Some(manifest.segments.len() as u64)),
+                .map(|(_, one)| Some((one.segments.len() + one.deleted.len()) as u64)),
         ),
         number(
             "journal_file",
@@ -256,7 +262,7 @@ fn signed(name: &str, values: impl Iterator<Item = Option<i64>>) -> (Field, Arra
     (Field::new(name, DataType::Int64, true), Arc::new(array))
 }
 
-fn number(name: &str, values: impl Iterator<Item = Option<u64>>) -> (Field, ArrayRef) {
+pub(crate) fn number(name: &str, values: impl Iterator<Item = Option<u64>>) -> (Field, ArrayRef) {
     signed(
         name,
         values.map(|value| value.and_then(|value| i64::try_from(value).ok())),

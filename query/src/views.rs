@@ -396,6 +396,11 @@ WITH said AS (
   LEFT JOIN stated s ON k.writer = s.writer AND k.epoch = s.epoch AND k.stream = s.stream
   LEFT JOIN rows r ON k.writer = r.writer AND k.epoch = r.epoch AND k.stream = r.stream
   GROUP BY k.writer, k.epoch, k.stream
+), deleted AS (
+  SELECT s.writer, s.epoch, s.stream,
+    sum(greatest(least(d.until_seq, s.high) - greatest(d.first_seq, s.low), 0)) AS deleted
+  FROM stated s JOIN deleted_ranges d ON s.writer = d.writer AND s.epoch = d.epoch AND s.stream = d.stream
+  GROUP BY s.writer, s.epoch, s.stream
 ), newest AS (
   SELECT writer, epoch, max(number) AS number, max(time) AS time,
     max(CASE WHEN kind = 'final' THEN 1 ELSE 0 END) AS final
@@ -409,8 +414,8 @@ WITH said AS (
   GROUP BY k.writer, k.epoch, k.stream
 )
 SELECT k.writer, k.epoch, k.stream,
-  coalesce(s.high - s.low, 0) AS due, c.present,
-  coalesce(s.high - s.low, 0) - c.present AS missing,
+  coalesce(s.high - s.low, 0) AS due, c.present, coalesce(x.deleted, 0) AS deleted,
+  coalesce(s.high - s.low, 0) - c.present - coalesce(x.deleted, 0) AS missing,
   c.unstated, coalesce(d.dropped, 0) AS dropped, coalesce(g.gaps, 0) AS gaps_open,
   n.number AS last_statement, n.time AS last_statement_time,
   CASE WHEN n.final = 1 THEN 'final' WHEN e.epoch IS NOT NULL THEN 'recovered' ELSE 'open' END AS epoch_state
@@ -418,6 +423,7 @@ FROM streams k
 JOIN counted c ON k.writer = c.writer AND k.epoch = c.epoch AND k.stream = c.stream
 LEFT JOIN stated s ON k.writer = s.writer AND k.epoch = s.epoch AND k.stream = s.stream
 LEFT JOIN dropped d ON k.writer = d.writer AND k.epoch = d.epoch AND k.stream = d.stream
+LEFT JOIN deleted x ON k.writer = x.writer AND k.epoch = x.epoch AND k.stream = x.stream
 LEFT JOIN open_gaps g ON k.writer = g.writer AND k.epoch = g.epoch AND k.stream = g.stream
 LEFT JOIN newest n ON k.writer = n.writer AND k.epoch = n.epoch
 LEFT JOIN recovered e ON k.writer = e.writer AND k.epoch = e.epoch

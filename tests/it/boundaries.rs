@@ -33,7 +33,7 @@ fn the_proxy_links_no_column_engine() {
 
 #[test]
 fn each_crate_uses_only_what_it_may() {
-    let allowed: [(&str, &[&str]); 11] = [
+    let allowed: [(&str, &[&str]); 12] = [
         ("entry", &[]),
         ("estate", &["entry"]),
         ("ledger", &["entry"]),
@@ -48,6 +48,10 @@ fn each_crate_uses_only_what_it_may() {
             &["entry", "ledger", "trust", "columns", "spool"],
         ),
         ("query", &["entry", "ledger", "columns", "trust", "spool"]),
+        (
+            "retention",
+            &["entry", "ledger", "columns", "trust", "spool"],
+        ),
     ];
     for (name, may) in allowed {
         let package = format!("counterfoil-{name}");

@@ -19,6 +19,8 @@ mod pages;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod retain;
+#[cfg(test)]
 mod rollups;
 #[cfg(test)]
 mod sealed;

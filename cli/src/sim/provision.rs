@@ -178,7 +178,7 @@ mod tests {
         let estate = Estate::generate(&Size::of_workloads(12), 1, TRUST_DOMAIN);
         let (place, import) = provision(directory.path(), &estate).unwrap();
         let workloads = import["workloads"].as_array().unwrap();
-        assert_eq!(workloads.len(), 14);
+        assert_eq!(workloads.len(), 12 + crate::site::ROLES.len());
         let mut hashes = std::collections::HashSet::new();
         for workload in workloads {
             let identity = place.identity("", workload["name"].as_str().unwrap());

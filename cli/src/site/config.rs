@@ -6,6 +6,44 @@ use counterfoil_ledger::note::LogKey;
 
 use super::{Site, quoted};
 
+/// How long classes are kept, to begin with.
+pub(super) const CLASSES: &str = r#"# How long each class is kept, why, and who answers for it. A class without a rule never ends.
+[class.sox_7y]
+days   = 2557
+reason = "SOX section 802: audit records, seven years"
+owner  = "finance"
+
+[class.audit_7y]
+days   = 2557
+reason = "evidence about the mesh itself, as long as what it is about"
+owner  = "security"
+
+[class.ops_13m]
+days   = 396
+reason = "a year of availability and the month before it"
+owner  = "platform"
+
+[class.pci_12m]
+days   = 365
+reason = "PCI DSS 10.5.1: audit logs, twelve months"
+owner  = "cards"
+
+[class.sec_1y]
+days   = 365
+reason = "refused handshakes: a year of attempts"
+owner  = "security"
+
+[class.ops_90d]
+days   = 90
+reason = "operations"
+owner  = "platform"
+
+# Rows in a scope are kept at least as its class: the longest wins.
+[scope]
+sox = "sox_7y"
+pci = "pci_12m"
+"#;
+
 /// What is particular to one proxy.
 #[derive(Debug)]
 pub(crate) struct ProxySpec<'a> {
@@ -82,6 +120,21 @@ impl Site {
             self.identity("query"),
             alertmanagers.join(", "),
             self.settings.evaluate_s,
+        )
+    }
+
+    pub(super) fn retention(&self) -> String {
+        format!(
+            "data_dir = {}\norigin = {}\nlog_key_file = {}\nclasses_file = {}\ncollector = \"{}\"\ncollector_spiffe_id = {}\n\
+             spool_dir = {}\n\n{}",
+            self.path(""),
+            quoted(&self.settings.origin),
+            self.path("collector/log.key"),
+            self.path("classes.toml"),
+            self.settings.ports.collector,
+            quoted(&self.role_id("collector")),
+            self.path("spool"),
+            self.identity("retention"),
         )
     }
 

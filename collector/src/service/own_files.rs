@@ -1,12 +1,13 @@
 //! The collector's own files: the lock of the books and the log's key; and whom it takes for control.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use counterfoil_columns::DataDirectory;
 use counterfoil_columns::directory::{create_directory, sync_directory};
+use counterfoil_columns::lock::{LockError, lock_folder};
 use counterfoil_ledger::note::{LogKey, Note, NoteError};
 use counterfoil_spool::join::IdentityConfig;
 use counterfoil_trust::SpiffeId;
@@ -32,27 +33,25 @@ fn role_id(identity: &IdentityConfig, role: &str) -> String {
     format!("spiffe://{}/counterfoil/{role}", domain.unwrap_or_default())
 }
 
+/// The SPIFFE id of retention, in the collector's own trust domain.
+pub(super) fn retention_id(own: &SpiffeId) -> String {
+    format!("spiffe://{}/counterfoil/retention", own.trust_domain())
+}
+
 /// Takes the lock of the books for as long as the file is held.
 pub(crate) fn lock(directory: &Path) -> Result<File, CollectorError> {
-    let path = directory.join("lock");
-    let error = |doing, source| CollectorError::File {
-        doing,
-        path: path.clone(),
-        source,
-    };
-    // The journal's files are only as durable as the names of the folders above them.
-    create_directory(directory).map_err(|source| error("making the folder of", source))?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.map_err(|source| error("opening", source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(CollectorError::Locked(path)),
-        Err(TryLockError::Error(source)) => Err(error("locking", source)),
-    }
+    lock_folder(directory).map_err(|error| match error {
+        LockError::Held(path) => CollectorError::Locked(path),
+        LockError::File {
+            doing,
+            path,
+            source,
+        } => CollectorError::File {
+            doing,
+            path,
+            source,
+        },
+    })
 }
 
 /// A log that was begun has its key: a mistyped name must not make another one, nor name one.

@@ -284,6 +284,7 @@ async fn a_full_queue_is_answered_with_try_again() {
             collector: COLLECTOR.to_owned(),
             control: String::new(),
             query: String::new(),
+            retention: String::new(),
         },
         requests,
         is_closing: std::sync::Arc::default(),

@@ -4,13 +4,13 @@ use counterfoil_entry::id::{Epoch, RetentionClass, Stream};
 use counterfoil_entry::record::{HeaderRef, RecordView};
 use counterfoil_entry::rows::{
     AlertRow, ApiRow, BundleAckRow, BundleRow, CertRotationRow, ConformanceRow, ControlHealthRow,
-    GovernanceEventRow, GrantRow, ObjectiveRow, OperationRow,
+    GovernanceEventRow, GrantRow, LegalHoldRow, ObjectiveRow, OperationRow, RetentionActionRow,
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Hash, Time};
 
 /// The tables whose rows have vectors here.
-const TABLES: [TableId; 11] = [
+const TABLES: [TableId; 13] = [
     TableId::CertRotations,
     TableId::GovernanceEvents,
     TableId::Grants,
@@ -22,6 +22,8 @@ const TABLES: [TableId; 11] = [
     TableId::Objectives,
     TableId::Alerts,
     TableId::ConformanceResults,
+    TableId::RetentionActions,
+    TableId::LegalHolds,
 ];
 
 const EARLIEST: Time = Time::from_ns(i64::MIN);
@@ -71,6 +73,8 @@ pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
     conformance_results(&mut cases);
     objectives(&mut cases);
     alerts(&mut cases);
+    retention_actions(&mut cases);
+    legal_holds(&mut cases);
     cases.0
 }
 
@@ -494,6 +498,106 @@ fn alerts(cases: &mut Cases) {
         ("extremes", extremes),
     ] {
         cases.add(TableId::Alerts, name, |h, out| row.encode(h, out));
+    }
+}
+
+fn retention_actions(cases: &mut Cases) {
+    let full = RetentionActionRow {
+        action_id: "a-1".to_owned(),
+        step: "approved".to_owned(),
+        occurred_at: at(0),
+        actor: text("rita"),
+        plan_sha256: Some(Hash([0x33; 32])),
+        outcome: "refused".to_owned(),
+        reason: text("four_eyes"),
+        detail: text("rita made the plan"),
+        segments: Some(3),
+        records: Some(1_000),
+        bytes: Some(4_096),
+        oldest: Some(at(-5)),
+        newest: Some(at(5)),
+        classes_sha256: Some(Hash([0x44; 32])),
+        log_origin: text("bank.test/collector-1"),
+        manifest: Some(9),
+    };
+    let nulls = RetentionActionRow {
+        actor: None,
+        plan_sha256: None,
+        reason: None,
+        detail: None,
+        segments: None,
+        records: None,
+        bytes: None,
+        oldest: None,
+        newest: None,
+        classes_sha256: None,
+        log_origin: None,
+        manifest: None,
+        ..full.clone()
+    };
+    let extremes = RetentionActionRow {
+        occurred_at: EARLIEST,
+        records: Some(u64::MAX),
+        oldest: Some(EARLIEST),
+        newest: Some(LATEST),
+        detail: text(""),
+        ..full.clone()
+    };
+    for (name, row) in [
+        ("every field", full),
+        ("nulls", nulls),
+        ("extremes", extremes),
+    ] {
+        let mut record = Vec::new();
+        cases.add(TableId::RetentionActions, name, |h, out| {
+            row.encode(h, out);
+            record.clone_from(out);
+        });
+        assert_eq!(RetentionActionRow::decode(&record).unwrap().1, row);
+    }
+}
+
+fn legal_holds(cases: &mut Cases) {
+    let full = LegalHoldRow {
+        hold_id: "h-1".to_owned(),
+        revision: 1,
+        state: "placed".to_owned(),
+        matter: "2026/17 Müller".to_owned(),
+        service: text("payments"),
+        operation: text("createPayment"),
+        trace_id: "0af7651916cd43dd8448eb211c80319c".parse().ok(),
+        from_time: Some(at(0)),
+        until_time: Some(at(9)),
+        actor: "lea".to_owned(),
+        reason: "court order".to_owned(),
+        occurred_at: at(1),
+    };
+    let nulls = LegalHoldRow {
+        service: None,
+        operation: None,
+        trace_id: None,
+        from_time: None,
+        until_time: None,
+        ..full.clone()
+    };
+    let extremes = LegalHoldRow {
+        revision: u64::MAX,
+        from_time: Some(EARLIEST),
+        until_time: Some(LATEST),
+        reason: String::new(),
+        ..full.clone()
+    };
+    for (name, row) in [
+        ("every field", full),
+        ("nulls", nulls),
+        ("extremes", extremes),
+    ] {
+        let mut record = Vec::new();
+        cases.add(TableId::LegalHolds, name, |h, out| {
+            row.encode(h, out);
+            record.clone_from(out);
+        });
+        assert_eq!(LegalHoldRow::decode(&record).unwrap().1, row);
     }
 }
 

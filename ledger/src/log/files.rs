@@ -72,14 +72,18 @@ pub(super) fn rename(from: &Path, books: &Path, file: &str) -> Result<(), LogErr
     sync_folder(folder)
 }
 
+/// Removes a file; `false` when it was not there.
+pub(super) fn remove(path: &Path) -> Result<bool, LogError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("removing", path)(error)),
+    }
+}
+
 /// Removes a partial tile, and its `.p` folder when it was the last one there.
 pub(super) fn remove_partial(path: &Path) -> Result<(), LogError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("removing", path)(error));
-        }
-        _ => {}
-    }
+    remove(path)?;
     let Some(folder) = path.parent() else {
         return Ok(());
     };

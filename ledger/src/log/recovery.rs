@@ -43,6 +43,7 @@ pub(super) fn open(
         log.write_head()?;
     }
     remove_stale_tiles(&log)?;
+    log.finish_deletion()?;
     clear(staging)?;
     Ok(log)
 }
@@ -161,23 +162,29 @@ fn check_link(log: &Log, manifest: &Manifest) -> Result<(), LogError> {
                 return broken("it names another log key than the one configured");
             }
         }
-        (Body::Seal { segments, .. }, 1..) => {
+        (Body::Seal { .. } | Body::Deletion(_) | Body::Hold(_), 1..) => {
             if manifest.previous != Some(log.last_hash) {
                 return broken("it does not name the manifest before");
             }
             if manifest.from != log.last_until {
                 return broken("its interval does not begin where the last one ended");
             }
-            if (log.next_segment()..)
-                .zip(segments)
-                .any(|(at, s)| s.segment != at)
-            {
+            if !is_numbered_on(log, &manifest.body) {
                 return broken("its segments are not numbered on");
             }
         }
         _ => return broken("exactly number 0 is of kind key"),
     }
     Ok(())
+}
+
+fn is_numbered_on(log: &Log, body: &Body) -> bool {
+    match body {
+        Body::Seal { segments, .. } => (log.next_segment()..)
+            .zip(segments)
+            .all(|(at, segment)| segment.segment == at),
+        _ => true,
+    }
 }
 
 /// Renames what is still staged; every file that the manifest names must be there in the end.

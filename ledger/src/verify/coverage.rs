@@ -131,6 +131,11 @@ impl<'a> Ranges<'a> {
         self.ranges.get_mut(*places.get(at)?)
     }
 
+    /// The coverage rows, whose rows cannot be read any more.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &'a CoverageRow> {
+        self.ranges.iter().map(|range| range.row)
+    }
+
     /// The coverage rows with the root over their rows in seq order; the error is the first row
     /// that the segment does not hold.
     pub(super) fn roots(self) -> Result<Vec<(&'a CoverageRow, Hash)>, (&'a CoverageRow, u64)> {

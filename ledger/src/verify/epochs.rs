@@ -155,7 +155,7 @@ impl Epochs {
             let half = Half {
                 first_seq: range.first_seq,
                 count: range.count,
-                root: range.root,
+                root: Some(range.root),
                 statement: (statement.epoch.0, statement.number),
                 place: place.clone().at_seq(&stream, range.first_seq),
             };
@@ -168,11 +168,11 @@ impl Epochs {
         }
     }
 
-    /// Takes a coverage row whose sealed rows have this root.
+    /// Takes a coverage row whose sealed rows have this root; `None` once they were deleted.
     pub(super) fn sealed(
         &mut self,
         row: &CoverageRow,
-        root: Hash,
+        root: Option<Hash>,
         place: Place,
         report: &mut Report,
     ) {

@@ -8,6 +8,7 @@ use counterfoil_entry::Time;
 use counterfoil_entry::tree::sha256;
 
 use super::conflicts::Conflicts;
+use super::deletions::{DeletedSegments, Deletions};
 use super::epochs::Epochs;
 use super::files::Files;
 use super::gaps::Gaps;
@@ -18,7 +19,7 @@ use super::walk::{Due, Walk};
 use super::{ChainTrust, Request, SegmentRows};
 use crate::coverage::{Coverage, CoverageRow};
 use crate::manifest::{
-    self, Body, CoverageRef, Manifest, SegmentRef, manifest_hash, manifest_leaf,
+    self, Body, CoverageRef, Hold, Manifest, SegmentRef, manifest_hash, manifest_leaf,
 };
 use crate::note::VerifierKey;
 use crate::paths;
@@ -32,6 +33,9 @@ pub(super) struct Audit<'a> {
     pub(super) epochs: Epochs,
     pub(super) gaps: Gaps,
     pub(super) conflicts: Conflicts,
+    pub(super) deletions: Deletions,
+    /// The highest revision of each hold.
+    pub(super) holds: BTreeMap<String, Hold>,
     /// SPIFFE ids and epochs that control saw, by its `issuance` rows.
     pub(super) seen: BTreeSet<(String, u64)>,
     pub(super) report: Report,
@@ -69,6 +73,8 @@ pub(super) fn audit(
         epochs,
         gaps,
         conflicts,
+        deletions: Deletions::default(),
+        holds: BTreeMap::new(),
         seen: BTreeSet::new(),
         report,
     };
@@ -132,6 +138,7 @@ impl Audit<'_> {
     fn log(&mut self, due: &Due) -> Checked<Time> {
         let mut walk = self.begin(due)?;
         let changed = intact::changed(&self.files, &walk.origin, &walk.head);
+        walk.deleted = DeletedSegments::find(&self.files, &walk.origin, walk.head.size);
         for number in 0..walk.head.size {
             let file = paths::manifest(&walk.origin, number);
             let place = Place::file(&file).in_manifest(&walk.origin, number);
@@ -191,20 +198,39 @@ impl Audit<'_> {
             }
             self.meet_saved(walk);
         }
-        if let Body::Seal {
-            segments,
-            coverage: Some(due),
-            ..
-        } = &manifest.body
-        {
-            // Without its coverage no row of a segment has a place: the first failure says why.
-            let coverage = self.coverage(manifest, due);
-            match coverage {
-                Ok(coverage) => self.segments(manifest, segments, &coverage.rows, &walk.roots),
-                Err(failure) => self.push(*failure),
+        match &manifest.body {
+            Body::Seal {
+                segments,
+                coverage: Some(due),
+                ..
+            } => {
+                // Without its coverage no row of a segment has a place: the first failure says why.
+                match self.coverage(manifest, due) {
+                    Ok(coverage) => self.segments(manifest, segments, &coverage.rows, walk),
+                    Err(failure) => self.push(*failure),
+                }
             }
+            Body::Deletion(deletion) if !walk.is_broken => {
+                self.deletions.take(
+                    manifest,
+                    deletion,
+                    (&walk.deleted, &self.holds),
+                    place,
+                    &mut self.report,
+                );
+            }
+            Body::Hold(hold) => self.hold(hold),
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Keeps the highest revision of each hold.
+    fn hold(&mut self, hold: &Hold) {
+        let known = self.holds.get(&hold.hold_id);
+        if known.is_none_or(|known| known.revision <= hold.revision) {
+            self.holds.insert(hold.hold_id.clone(), hold.clone());
+        }
     }
 
     fn segments(
@@ -212,7 +238,7 @@ impl Audit<'_> {
         manifest: &Manifest,
         segments: &[SegmentRef],
         rows: &[CoverageRow],
-        roots: &[Vec<u8>],
+        walk: &mut Walk,
     ) {
         let mut by_segment = group(rows);
         for segment in segments {
@@ -223,7 +249,13 @@ impl Audit<'_> {
                 segment,
                 coverage: &coverage,
             };
-            if let Err(failure) = segment::check(self, &described, roots) {
+            let is_deleted = walk.deleted.takes(segment, manifest.number, manifest.until);
+            let checked = if is_deleted {
+                segment::check_deleted(self, &described)
+            } else {
+                segment::check(self, &described, &walk.roots)
+            };
+            if let Err(failure) = checked {
                 self.push(*failure);
             }
         }

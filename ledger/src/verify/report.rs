@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use counterfoil_entry::Time;
+use counterfoil_entry::{Hash, Time};
 use serde_json::{Value, json};
 
 /// Failures that a report lists; the rest is counted.
@@ -19,6 +19,8 @@ pub struct Report {
     pub failures_more: u64,
     /// What an auditor should know though it is no failure.
     pub notes: Vec<String>,
+    /// What lawful deletions removed, by plan.
+    pub deleted: Vec<DeletedPlan>,
     /// What was checked.
     pub counts: Counts,
     /// Until when every log's manifests reach; `None` when that is unknown.
@@ -27,6 +29,17 @@ pub struct Report {
     pub is_complete: bool,
     /// Whether keys and roots were taken from the books themselves, for want of a policy.
     pub keys_from_store: bool,
+}
+
+/// What was deleted under one plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeletedPlan {
+    /// SHA-256 of the plan.
+    pub plan_sha256: Hash,
+    /// Segments.
+    pub segments: u64,
+    /// Rows in them.
+    pub rows: u64,
 }
 
 /// What a verification looked at.
@@ -60,6 +73,10 @@ pub struct Counts {
     pub dropped: u64,
     /// Announcements that could not be verified when they came.
     pub unverified: u64,
+    /// Legal holds, as manifests tell them.
+    pub holds: u64,
+    /// Of them not released.
+    pub holds_placed: u64,
 }
 
 /// One failed check.
@@ -177,6 +194,7 @@ impl Report {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let failures: Vec<Value> = self.failures.iter().map(Failure::to_json).collect();
+        let deleted: Vec<Value> = self.deleted.iter().map(|plan| plan.to_json()).collect();
         let counts = &self.counts;
         json!({
             "verdict": self.verdict,
@@ -187,6 +205,7 @@ impl Report {
             "failures": failures,
             "failures_more": self.failures_more,
             "notes": self.notes,
+            "deleted": deleted,
             "counts": {
                 "origins": counts.origins,
                 "manifests": counts.manifests,
@@ -202,6 +221,8 @@ impl Report {
                 "conflicts": counts.conflicts,
                 "dropped": counts.dropped,
                 "unverified": counts.unverified,
+                "holds": counts.holds,
+                "holds_placed": counts.holds_placed,
             },
         })
     }
@@ -222,6 +243,27 @@ impl Report {
         if self.notes.len() < LISTED_MAX {
             self.notes.push(note.into());
         }
+    }
+}
+
+impl DeletedPlan {
+    fn to_json(self) -> Value {
+        json!({
+            "plan_sha256": self.plan_sha256.to_string(),
+            "segments": self.segments,
+            "rows": self.rows,
+        })
+    }
+}
+
+impl fmt::Display for DeletedPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (segments, rows) = (self.segments, self.rows);
+        let plan = self.plan_sha256;
+        write!(
+            f,
+            "deleted lawfully: {segments} segments, {rows} records, plan {plan}"
+        )
     }
 }
 

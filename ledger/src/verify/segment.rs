@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use counterfoil_entry::Time;
 use counterfoil_entry::record::{HeaderRef, RecordError, RecordView};
-use counterfoil_entry::rows::{GapRow, IssuanceRow, StatementRow};
+use counterfoil_entry::rows::{GapRow, IssuanceRow, RetentionActionRow, StatementRow};
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::tlv::Field;
 use counterfoil_entry::tree::{Accumulator, leaf_hash};
@@ -103,18 +103,44 @@ pub(super) fn check(
     walk.finish(&meta, audit)
 }
 
-fn check_file(audit: &mut Audit<'_>, described: &Described<'_>) -> Checked<()> {
+/// Checks a segment that a later manifest deletes: its file must be gone, and its coverage must fit all the same.
+/// What statements say of its rows is checked but for their root.
+pub(super) fn check_deleted(audit: &mut Audit<'_>, described: &Described<'_>) -> Checked<()> {
+    let segment = described.segment;
+    check_name(described)?;
+    if audit.files.take(&segment.file) {
+        let detail = "the log says that it was deleted, and the file is there: when a deletion was cut short, start the \
+                      collector or run `counterfoil retain execute` again, which finishes it";
+        return Err(described.failure("undeleted", detail));
+    }
+    if segment.count / ROWS_A_BYTE > segment.bytes {
+        return Err(described.failure("manifest", "its file could not hold so many rows"));
+    }
+    let ranges = Ranges::new(described.coverage, segment)
+        .map_err(|detail| described.failure("coverage", detail))?;
+    for row in ranges.rows() {
+        audit
+            .epochs
+            .sealed(row, None, described.place(), &mut audit.report);
+    }
+    Ok(())
+}
+
+fn check_name(described: &Described<'_>) -> Checked<()> {
     let segment = described.segment;
     let (file, class) = (&segment.file, &segment.class);
-    if !paths::is_segment(
-        file,
-        described.origin,
-        segment.table,
-        class,
-        segment.segment,
-    ) {
-        return Err(described.failure("manifest", "the file's name is not this segment's"));
+    let (origin, table) = (described.origin, segment.table);
+    if paths::is_segment(file, origin, table, class, segment.segment) {
+        Ok(())
+    } else {
+        Err(described.failure("manifest", "the file's name is not this segment's"))
     }
+}
+
+fn check_file(audit: &mut Audit<'_>, described: &Described<'_>) -> Checked<()> {
+    let segment = described.segment;
+    let file = &segment.file;
+    check_name(described)?;
     if !audit.files.take(file) {
         return Err(described.failure("missing", "the file is missing"));
     }
@@ -201,6 +227,11 @@ impl Walk<'_> {
         match table {
             TableId::Gaps => audit.gaps.add(GapRow::decode(row.record).map_err(fail)?.1),
             TableId::Conflicts => audit.conflicts.add(row.record).map_err(|e| ("row", e))?,
+            TableId::RetentionActions => {
+                let (_, action) = RetentionActionRow::decode(row.record).map_err(fail)?;
+                let sealed = (self.described.origin, self.described.manifest);
+                audit.deletions.consent(header, action, leaf, sealed);
+            }
             TableId::Issuance => {
                 let (_, issued) = IssuanceRow::decode(row.record).map_err(fail)?;
                 if let Some(epoch) = issued.subject_epoch {
@@ -315,7 +346,7 @@ impl Walk<'_> {
         for (row, root) in roots {
             audit
                 .epochs
-                .sealed(row, root, place.clone(), &mut audit.report);
+                .sealed(row, Some(root), place.clone(), &mut audit.report);
         }
         Ok(())
     }

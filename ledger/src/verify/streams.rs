@@ -14,8 +14,8 @@ pub(super) struct Half {
     pub(super) first_seq: u64,
     /// Entries.
     pub(super) count: u64,
-    /// RFC 6962 root over them.
-    pub(super) root: Hash,
+    /// RFC 6962 root over them; `None` when they were deleted.
+    pub(super) root: Option<Hash>,
     /// Epoch and number of the statement.
     pub(super) statement: (u64, u64),
     /// Where it stands, the sequence number included.
@@ -109,7 +109,7 @@ impl StreamState {
                 stated.count, sealed.count
             );
             report.fail("statement_range", place(), detail);
-        } else if sealed.root != stated.root {
+        } else if sealed.root.is_some() && sealed.root != stated.root {
             let detail = "the sealed entries are not those that the writer signed: another root";
             report.fail("statement_root", place(), detail);
         }

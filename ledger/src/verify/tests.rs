@@ -1,5 +1,6 @@
 //! Tampering with books that an honest collector made.
 
+mod deleting;
 mod world;
 mod writers;
 

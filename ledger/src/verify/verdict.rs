@@ -4,6 +4,7 @@ use counterfoil_entry::Time;
 
 use super::origin::Audit;
 use super::report::{Place, Report};
+use crate::manifest::HoldState;
 
 /// Makes the checks that need everything, and the report.
 pub(super) fn conclude(mut audit: Audit<'_>, until: Option<Time>) -> Report {
@@ -12,6 +13,7 @@ pub(super) fn conclude(mut audit: Audit<'_>, until: Option<Time>) -> Report {
         audit
             .epochs
             .finish(&audit.gaps, &audit.conflicts, &mut audit.report);
+        audit.deletions.finish(&mut audit.report);
         let left: Vec<String> = audit.files.left().map(str::to_owned).collect();
         for file in left {
             audit
@@ -25,6 +27,8 @@ pub(super) fn conclude(mut audit: Audit<'_>, until: Option<Time>) -> Report {
             .note("checks that need the whole were left out, for a part of it failed");
     }
     audit.report.counts.conflicts = audit.conflicts.count();
+    audit.report.deleted = audit.deletions.plans();
+    note_holds(&mut audit);
     for gap in audit.gaps.iter() {
         audit.report.counts.gaps += 1;
         if gap.closed_at.is_none() {
@@ -62,6 +66,17 @@ pub(super) fn conclude(mut audit: Audit<'_>, until: Option<Time>) -> Report {
     report.is_complete = report.is_proved() && open.is_empty() && freshness_s.is_some();
     report.verdict = verdict(&report, &open, freshness_s);
     report
+}
+
+fn note_holds(audit: &mut Audit<'_>) {
+    for hold in audit.holds.values() {
+        audit.report.counts.holds += 1;
+        if hold.state == HoldState::Placed {
+            audit.report.counts.holds_placed += 1;
+            let note = format!("legal hold {}: matter {}", hold.hold_id, hold.matter);
+            audit.report.note(note);
+        }
+    }
 }
 
 fn open_matters(report: &Report, abandoned: usize) -> Vec<String> {
@@ -102,6 +117,9 @@ fn verdict(report: &Report, open: &[String], freshness_s: Option<u64>) -> String
         text.push_str(&open.join(", "));
     } else if freshness_s.is_none() {
         text.push_str("; whether newer manifests were cut off was not checked, for no policy demands freshness");
+    }
+    for plan in &report.deleted {
+        text.push_str(&format!("; {plan}"));
     }
     if report.keys_from_store {
         text.push_str("; keys were taken from the store itself");

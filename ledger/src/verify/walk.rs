@@ -4,6 +4,7 @@ use std::fs;
 
 use counterfoil_entry::{Hash, Time};
 
+use super::deletions::DeletedSegments;
 use super::intact;
 use super::origin::Audit;
 use super::report::{Checked, Failure, Place};
@@ -37,6 +38,8 @@ pub(super) struct Walk {
     pub(super) is_broken: bool,
     /// The SPIFFE roots for this log's announcements.
     pub(super) roots: Vec<Vec<u8>>,
+    /// What its manifests delete.
+    pub(super) deleted: DeletedSegments,
 }
 
 impl Audit<'_> {
@@ -70,6 +73,7 @@ impl Audit<'_> {
             journal_file: 0,
             is_broken: false,
             roots,
+            deleted: DeletedSegments::default(),
         })
     }
 
@@ -260,7 +264,7 @@ impl Walk {
             return Err("its interval does not begin where the one before ends".to_owned());
         }
         match (&manifest.body, number) {
-            (Body::Key { .. }, 0) => Ok(()),
+            (Body::Key { .. }, 0) | (Body::Deletion(_) | Body::Hold(_), 1..) => Ok(()),
             (
                 Body::Seal {
                     journal_file,

@@ -9,7 +9,9 @@ use counterfoil_entry::entry::Entry;
 use counterfoil_entry::frame::{push_record, records};
 use counterfoil_entry::id::{Epoch, RetentionClass, Stream, Writer};
 use counterfoil_entry::record::{DOMAIN, HeaderRef};
-use counterfoil_entry::rows::{ConflictRow, GapRow, IssuanceRow, StatementRow, Trust};
+use counterfoil_entry::rows::{
+    ConflictRow, GapRow, IssuanceRow, RetentionActionRow, StatementRow, Trust,
+};
 use counterfoil_entry::statement::{
     AuditKey, Recovery, Signed, Statement, StatementKind, StreamRange, statement_hash,
 };
@@ -20,8 +22,8 @@ use tempfile::TempDir;
 
 use super::super::*;
 use crate::coverage::CoverageRow;
-use crate::log::{Genesis, Log, Seal};
-use crate::manifest::SegmentRef;
+use crate::log::{Genesis, Log, Seal, read_manifest};
+use crate::manifest::{Body, DAY_NS, Deletion, Hold, SegmentRef};
 use crate::note::{LogKey, VerifierKey};
 use crate::paths;
 
@@ -52,8 +54,12 @@ pub(super) struct Said {
 
 impl Pen {
     pub(super) fn new(name: &str, epoch: u64) -> Self {
+        Self::of_id(&format!("spiffe://bank.test/workload/{name}"), epoch)
+    }
+
+    pub(super) fn of_id(id: &str, epoch: u64) -> Self {
         Self {
-            writer: Writer::parse(&format!("spiffe://bank.test/workload/{name}#1")).unwrap(),
+            writer: Writer::parse(&format!("{id}#1")).unwrap(),
             epoch: Epoch(epoch),
             key: AuditKey::generate().unwrap(),
             number: 0,
@@ -92,6 +98,13 @@ impl Pen {
             let entry = Entry::new(Side::Server, Kind::Http, start);
             self.append(stream, |header, out| entry.encode(header, out));
         }
+    }
+
+    /// Writes a row of `retention_actions` and gives its leaf hash.
+    pub(super) fn act(&mut self, action: &RetentionActionRow) -> Hash {
+        let stream = "retention_actions/permanent/0";
+        self.append(stream, |header, out| action.encode(header, out));
+        leaf_hash(self.unstated[stream].last().unwrap())
     }
 
     pub(super) fn gap(&mut self, gap: &GapRow) {
@@ -337,8 +350,12 @@ impl World {
     }
 
     fn of(origin: &str, folder: TempDir) -> Self {
-        let key = LogKey::generate(origin).unwrap();
-        let pem = key.to_pem().unwrap();
+        let pem = LogKey::generate(origin).unwrap().to_pem().unwrap();
+        Self::with_key(origin, folder, &pem)
+    }
+
+    fn with_key(origin: &str, folder: TempDir, pem: &str) -> Self {
+        let key = LogKey::from_pem(origin, pem).unwrap();
         let genesis = Genesis {
             trust_roots: vec![b"root".to_vec()],
             build: "test".to_owned(),
@@ -351,7 +368,7 @@ impl World {
         Self {
             folder,
             origin: origin.to_owned(),
-            pem,
+            pem: pem.to_owned(),
             log,
             rows: BTreeMap::new(),
             coverage: Vec::new(),
@@ -529,6 +546,40 @@ impl World {
             sha256: sha256(&file),
             segment,
         }
+    }
+
+    /// Segments of `table`, as their seals name them.
+    pub(super) fn segments(&self, table: TableId) -> Vec<SegmentRef> {
+        let manifest = |number| {
+            read_manifest(&self.books(), &self.origin, number)
+                .unwrap()
+                .0
+        };
+        let manifests = (0..self.log.size()).map(manifest);
+        let segments = manifests.flat_map(|manifest| match manifest.body {
+            Body::Seal { segments, .. } => segments,
+            _ => Vec::new(),
+        });
+        segments.filter(|one| one.table == table).collect()
+    }
+
+    /// Deletes, as retention does.
+    pub(super) fn delete(&mut self, deletion: Deletion, of: &[SegmentRef]) {
+        let names: Vec<String> = of.iter().map(|one| one.file.clone()).collect();
+        let at = self.log.until().plus_ns(30 * DAY_NS);
+        self.log.delete(at, "test", deletion, &names).unwrap();
+    }
+
+    /// Writes a hold into the log.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        self.log.note_hold(START, "test", hold).unwrap();
+    }
+
+    /// Closes the log and opens it again.
+    pub(super) fn reopen(self) -> Self {
+        let again = Self::with_key(&self.origin, self.folder, &self.pem);
+        drop(self.log);
+        again
     }
 
     /// Every file under the books.
