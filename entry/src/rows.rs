@@ -2,6 +2,7 @@
 
 mod governance;
 mod health;
+mod span;
 
 use crate::announcement::{Announcement, AnnouncementError};
 use crate::id::{RetentionClass, Stream};
@@ -14,6 +15,7 @@ use crate::{Hash, Time};
 
 pub use governance::{ApiRow, BundleAckRow, BundleRow, GovernanceEventRow, GrantRow, OperationRow};
 pub use health::{CertRotationRow, ConformanceRow, ControlHealthRow, SLOT_S};
+pub use span::SpanRow;
 
 /// One row of `query_log`. Field names are the column names.
 #[derive(Debug, Clone, PartialEq, Eq)]

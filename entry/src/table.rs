@@ -3,6 +3,7 @@
 //! Ids are never reused. `docs/format.md` section 2 is the same list for people.
 
 mod governance;
+mod spans;
 
 use Shape::{Binary, Bool, Fixed, I64, Text, TextList, Time, U16, U64};
 
@@ -10,6 +11,7 @@ pub use governance::{
     APIS, BUNDLE_ACKS, BUNDLES, CERT_ROTATIONS, CONFORMANCE_RESULTS, CONTROL_HEALTH,
     GOVERNANCE_EVENTS, GRANTS, OPERATIONS,
 };
+pub use spans::SPANS;
 
 /// The tables that this version writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +19,8 @@ pub use governance::{
 pub enum TableId {
     /// One row per attempt of a call per side and phase.
     Entries = 1,
+    /// Spans that OpenTelemetry exporters sent; no evidence.
+    Spans = 2,
     /// Attempts to get a new SVID.
     CertRotations = 3,
     /// Changes of catalogue and rights, and refused attempts.
@@ -59,6 +63,7 @@ impl TableId {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Entries => "entries",
+            Self::Spans => "spans",
             Self::CertRotations => "cert_rotations",
             Self::GovernanceEvents => "governance_events",
             Self::Grants => "grants",
@@ -99,6 +104,7 @@ impl TableId {
     pub const fn table(self) -> &'static Table {
         match self {
             Self::Entries => &ENTRIES,
+            Self::Spans => &SPANS,
             Self::CertRotations => &CERT_ROTATIONS,
             Self::GovernanceEvents => &GOVERNANCE_EVENTS,
             Self::Grants => &GRANTS,
@@ -201,6 +207,7 @@ const SEQ: Column = must(4, "seq", U64);
 /// Every table, in ascending number.
 pub const TABLES: &[&Table] = &[
     &ENTRIES,
+    &SPANS,
     &CERT_ROTATIONS,
     &GOVERNANCE_EVENTS,
     &GRANTS,

@@ -9,6 +9,8 @@ mod conform;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod foreign;
+#[cfg(test)]
 mod governed;
 #[cfg(test)]
 mod live;

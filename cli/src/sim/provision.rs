@@ -58,6 +58,7 @@ pub(super) fn provision(root: &Path, estate: &Estate) -> anyhow::Result<(Place, 
             collector,
             postgres,
             http,
+            foreign: None,
         },
     };
     let site = Site::prepare(&data, settings)?;

@@ -1,16 +1,17 @@
 //! Rows of governance, certificates, health and conformance: every field, nulls and extremes.
 
-use counterfoil_entry::id::{Epoch, RetentionClass, Stream};
+use counterfoil_entry::id::{Epoch, RetentionClass, SpanId, Stream, TraceId};
 use counterfoil_entry::record::{HeaderRef, RecordView};
 use counterfoil_entry::rows::{
     ApiRow, BundleAckRow, BundleRow, CertRotationRow, ConformanceRow, ControlHealthRow,
-    GovernanceEventRow, GrantRow, OperationRow,
+    GovernanceEventRow, GrantRow, OperationRow, SpanRow,
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Hash, Time};
 
 /// The tables whose rows have vectors here.
-const TABLES: [TableId; 9] = [
+const TABLES: [TableId; 10] = [
+    TableId::Spans,
     TableId::CertRotations,
     TableId::GovernanceEvents,
     TableId::Grants,
@@ -67,6 +68,7 @@ pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
     cert_rotations(&mut cases);
     control_health(&mut cases);
     conformance_results(&mut cases);
+    spans(&mut cases);
     cases.0
 }
 
@@ -405,6 +407,70 @@ fn conformance_results(cases: &mut Cases) {
         cases.add(TableId::ConformanceResults, name, |h, out| {
             row.encode(h, out)
         });
+    }
+}
+
+fn spans(cases: &mut Cases) {
+    let full = SpanRow {
+        trace_id: TraceId::new([0x4b; 16]).unwrap(),
+        span_id: SpanId::new([0x0a; 8]).unwrap(),
+        parent_span_id: SpanId::new([0x0b; 8]),
+        name: "POST /payments/{id}".to_owned(),
+        kind: "server",
+        start_time: at(0),
+        end_time: at(12),
+        duration_ns: 12_000_000,
+        status: "error",
+        service: text("payments"),
+        service_namespace: text("shop"),
+        service_instance: text("payments-7"),
+        scope: text("opentelemetry.instrumentation.flask"),
+        method: text("POST"),
+        route: text("/payments/{id}"),
+        status_code: Some(503),
+        rpc_system: text("grpc"),
+        rpc_service: text("shop.Payments"),
+        rpc_method: text("Pay"),
+        grpc_status: Some(14),
+        server_address: text("payments.bank.test"),
+        server_port: Some(8443),
+        peer_service: text("ledger"),
+        error_type: text("503"),
+    };
+    let nulls = SpanRow {
+        parent_span_id: None,
+        service: None,
+        service_namespace: None,
+        service_instance: None,
+        scope: None,
+        method: None,
+        route: None,
+        status_code: None,
+        rpc_system: None,
+        rpc_service: None,
+        rpc_method: None,
+        grpc_status: None,
+        server_address: None,
+        server_port: None,
+        peer_service: None,
+        error_type: None,
+        ..full.clone()
+    };
+    let extremes = SpanRow {
+        name: String::new(),
+        start_time: EARLIEST,
+        end_time: LATEST,
+        duration_ns: u64::MAX,
+        status_code: Some(u16::MAX),
+        server_port: Some(0),
+        ..full.clone()
+    };
+    for (name, row) in [
+        ("every field", full),
+        ("nulls", nulls),
+        ("extremes", extremes),
+    ] {
+        cases.add(TableId::Spans, name, |h, out| row.encode(h, out));
     }
 }
 
