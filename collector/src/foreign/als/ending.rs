@@ -6,92 +6,83 @@ use envoy_types::pb::envoy::data::accesslog::v3::ResponseFlags;
 /// Outcome, and the class of the error.
 pub(super) type Ending = (Outcome, Option<&'static str>);
 
-/// The ending that `flags` tell; `None` when the codes decide.
+/// Whether a flag is set, and its name.
+type Flag = (bool, &'static str);
+
+/// The ending that `flags` tell; `None` when the codes decide. What the caller did comes first.
 pub(super) fn of_flags(flags: &ResponseFlags) -> Option<Ending> {
-    use Outcome::{Aborted, ClientError, Timeout, Unavailable};
-    let all = [
+    let class = |set: &[Flag]| {
+        set.iter()
+            .find(|(is_set, _)| *is_set)
+            .map(|(_, name)| *name)
+    };
+    let endings = [
+        (Outcome::Aborted, class(&aborted(flags))),
+        (Outcome::ClientError, class(&client_error(flags))),
+        (Outcome::Timeout, class(&timeout(flags))),
+        (Outcome::Unavailable, class(&unavailable(flags))),
+    ];
+    endings.into_iter().find(|(_, class)| class.is_some())
+}
+
+const fn aborted(flags: &ResponseFlags) -> [Flag; 2] {
+    [
         (
             flags.downstream_connection_termination,
-            Aborted,
             "downstream_connection_termination",
         ),
-        (
-            flags.downstream_remote_reset,
-            Aborted,
-            "downstream_remote_reset",
-        ),
-        (
-            flags.downstream_protocol_error,
-            ClientError,
-            "downstream_protocol_error",
-        ),
-        (
-            flags.unauthorized_details.is_some(),
-            ClientError,
-            "unauthorized",
-        ),
-        (flags.rate_limited, ClientError, "rate_limited"),
+        (flags.downstream_remote_reset, "downstream_remote_reset"),
+    ]
+}
+
+const fn client_error(flags: &ResponseFlags) -> [Flag; 5] {
+    [
+        (flags.downstream_protocol_error, "downstream_protocol_error"),
+        (flags.unauthorized_details.is_some(), "unauthorized"),
+        (flags.rate_limited, "rate_limited"),
         (
             flags.invalid_envoy_request_headers,
-            ClientError,
             "invalid_request_headers",
         ),
-        (flags.no_route_found, ClientError, "no_route_found"),
-        (
-            flags.upstream_request_timeout,
-            Timeout,
-            "upstream_request_timeout",
-        ),
-        (flags.stream_idle_timeout, Timeout, "stream_idle_timeout"),
-        (flags.duration_timeout, Timeout, "duration_timeout"),
+        (flags.no_route_found, "no_route_found"),
+    ]
+}
+
+const fn timeout(flags: &ResponseFlags) -> [Flag; 4] {
+    [
+        (flags.upstream_request_timeout, "upstream_request_timeout"),
+        (flags.stream_idle_timeout, "stream_idle_timeout"),
+        (flags.duration_timeout, "duration_timeout"),
         (
             flags.upstream_max_stream_duration_reached,
-            Timeout,
             "upstream_max_stream_duration_reached",
         ),
-        (
-            flags.no_healthy_upstream,
-            Unavailable,
-            "no_healthy_upstream",
-        ),
-        (flags.no_cluster_found, Unavailable, "no_cluster_found"),
-        (
-            flags.dns_resolution_failure,
-            Unavailable,
-            "dns_resolution_failure",
-        ),
+    ]
+}
+
+const fn unavailable(flags: &ResponseFlags) -> [Flag; 11] {
+    [
+        (flags.no_healthy_upstream, "no_healthy_upstream"),
+        (flags.no_cluster_found, "no_cluster_found"),
+        (flags.dns_resolution_failure, "dns_resolution_failure"),
         (
             flags.upstream_connection_failure,
-            Unavailable,
             "upstream_connection_failure",
         ),
         (
             flags.upstream_connection_termination,
-            Unavailable,
             "upstream_connection_termination",
         ),
-        (
-            flags.upstream_remote_reset,
-            Unavailable,
-            "upstream_remote_reset",
-        ),
-        (
-            flags.upstream_protocol_error,
-            Unavailable,
-            "upstream_protocol_error",
-        ),
-        (flags.upstream_overflow, Unavailable, "upstream_overflow"),
+        (flags.upstream_remote_reset, "upstream_remote_reset"),
+        (flags.upstream_protocol_error, "upstream_protocol_error"),
+        (flags.upstream_overflow, "upstream_overflow"),
         (
             flags.upstream_retry_limit_exceeded,
-            Unavailable,
             "upstream_retry_limit_exceeded",
         ),
-        (flags.overload_manager, Unavailable, "overload_manager"),
-        (flags.local_reset, Unavailable, "local_reset"),
-    ];
-    all.into_iter()
-        .find(|(is_set, _, _)| *is_set)
-        .map(|(_, outcome, class)| (outcome, Some(class)))
+        (flags.overload_manager, "overload_manager"),
+        (flags.local_reset, "local_reset"),
+    ]
 }
 
 /// The outcome that status and gRPC status tell; for gRPC the outer `Option` is there.

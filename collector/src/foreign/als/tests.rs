@@ -257,7 +257,7 @@ fn without_a_traceparent_an_entry_stands_alone_under_ids_of_its_own() {
     let found = entries(&house, &node("edge"), vec![log]);
     let ms = found[0].trace_id.unwrap().to_string();
     assert_eq!(
-        u64::from_str_radix(&ms[..12], 16).unwrap(),
+        u64::from_str_radix(ms.get(..12).unwrap(), 16).unwrap(),
         1_700_000_000_000
     );
     assert_eq!(found[0].parent_span_id, None);
