@@ -63,11 +63,33 @@ pub(crate) struct RolePorts {
     pub(crate) collector: SocketAddr,
     pub(crate) postgres: SocketAddr,
     pub(crate) http: SocketAddr,
+    /// For foreign systems; without them the collector listens for none.
+    #[serde(default)]
+    pub(crate) foreign: Option<ForeignPorts>,
+}
+
+/// Where the collector listens for OpenTelemetry exporters and Envoys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForeignPorts {
+    pub(crate) otlp_grpc: SocketAddr,
+    pub(crate) otlp_http: SocketAddr,
+    pub(crate) als: SocketAddr,
+}
+
+impl std::fmt::Display for ForeignPorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "OTLP traces: gRPC {}, HTTP http://{}/v1/traces  Envoy access logs: {}",
+            self.otlp_grpc, self.otlp_http, self.als
+        )
+    }
 }
 
 impl RolePorts {
     /// How many they are.
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = 8;
 
     /// The documented ports, on loopback.
     pub(crate) const fn documented() -> Self {
@@ -80,6 +102,11 @@ impl RolePorts {
             collector: loopback(15_417),
             postgres: loopback(15_432),
             http: loopback(15_480),
+            foreign: Some(ForeignPorts {
+                otlp_grpc: loopback(4317),
+                otlp_http: loopback(4318),
+                als: loopback(15_418),
+            }),
         }
     }
 }

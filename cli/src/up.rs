@@ -41,6 +41,9 @@ async fn up(site: &Site) -> Outcome {
             ports.postgres.ip(),
             ports.postgres.port(),
         ));
+        if let Some(foreign) = ports.foreign {
+            console.say(foreign);
+        }
         tokio::select! {
             () = signals.next() => console.say("stopping; once more to kill everything at once"),
             () = roles.given_up() => console.say("stopping: the roles cannot do without each other"),

@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use counterfoil_entry::id::RetentionClass;
 use counterfoil_spool::join::{IdentityConfig, UnusableIdentity};
 use serde::Deserialize;
+
+pub use crate::foreign::{AlsConfig, DefaultSide, OtlpConfig, Port};
 
 /// Configuration of a collector, as its TOML file gives it.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,6 +47,16 @@ pub struct CollectorConfig {
     /// Bytes of the collector's own spool.
     #[serde(default = "spool_bytes_max")]
     pub spool_bytes_max: u64,
+    /// Receivers of OpenTelemetry traces; none without the section.
+    #[serde(default)]
+    pub otlp: Option<OtlpConfig>,
+    /// Envoy's access-log service; none without the section.
+    #[serde(default)]
+    pub als: Option<AlsConfig>,
+    /// Bytes of the spool for what foreign systems sent. When it is full, exporters are told to try
+    /// again, and access logs are dropped and counted.
+    #[serde(default = "foreign_spool_bytes_max")]
+    pub foreign_spool_bytes_max: u64,
 }
 
 /// Why a configuration is refused.
@@ -157,18 +170,32 @@ impl CollectorConfig {
             "1 to 65536",
         )?;
         let spool = "1048576 (1 MiB) or more";
-        within(
-            "spool_bytes_max",
-            self.spool_bytes_max,
-            1 << 20,
-            u64::MAX,
-            spool,
-        )?;
+        for (key, bytes) in [
+            ("spool_bytes_max", self.spool_bytes_max),
+            ("foreign_spool_bytes_max", self.foreign_spool_bytes_max),
+        ] {
+            within(key, bytes, 1 << 20, u64::MAX, spool)?;
+        }
+        self.check_foreign()?;
         let is_name = |c: char| c.is_ascii_graphic() && c != '+';
         if self.origin.is_empty() || !self.origin.chars().all(is_name) {
             let expected =
                 "printable ASCII without spaces and without +, such as example.org/collector-1";
             return refuse("origin", &self.origin, expected);
+        }
+        Ok(())
+    }
+
+    fn check_foreign(&self) -> Result<(), ConfigError> {
+        let classes = [
+            ("otlp.class", self.otlp.as_ref().map(|otlp| &otlp.class)),
+            ("als.class", self.als.as_ref().map(|als| &als.class)),
+        ];
+        for (key, class) in classes {
+            if let Some(class) = class.filter(|class| RetentionClass::parse(class).is_err()) {
+                let expected = "permanent, or a name that ends in _<n>d, _<n>m or _<n>y";
+                return refuse(key, class, expected);
+            }
         }
         Ok(())
     }
@@ -222,4 +249,8 @@ const fn queue_depth() -> usize {
 
 const fn spool_bytes_max() -> u64 {
     64 << 20
+}
+
+const fn foreign_spool_bytes_max() -> u64 {
+    256 << 20
 }

@@ -113,7 +113,7 @@ pub(crate) fn read_batch(body: Bytes, peer: &str, desks: &Desks) -> Result<Batch
             Some(known) => known,
             None => {
                 let stream = Stream::parse(head.stream).map_err(|error| bad(error.to_string()))?;
-                check_desk(stream.table, peer, desks)?;
+                check_desk(&stream, peer, desks)?;
                 streams.push((head.stream.to_owned(), stream));
                 streams.len() - 1
             }
@@ -209,8 +209,18 @@ fn check_peer(writer: &Writer, peer: &str) -> Result<(), Refused> {
     Err(Refused::new(Reason::NotTheWriter, detail))
 }
 
-fn check_desk(table: TableId, peer: &str, desks: &Desks) -> Result<(), Refused> {
+fn check_desk(stream: &Stream, peer: &str, desks: &Desks) -> Result<(), Refused> {
+    if Stream::provenance(stream.lane).is_none() {
+        let detail = format!("{stream}: nothing is written on that lane");
+        return Err(Refused::new(Reason::Malformed, detail));
+    }
+    if stream.is_foreign() && peer != desks.collector {
+        let detail = format!("{peer} may not write {stream}: the lane is the collector's");
+        return Err(Refused::new(Reason::NotTheWriter, detail));
+    }
+    let table = stream.table;
     let is_allowed = match table {
+        TableId::Spans => stream.is_foreign(),
         TableId::Gaps | TableId::Conflicts => peer == desks.collector,
         TableId::Issuance
         | TableId::GovernanceEvents

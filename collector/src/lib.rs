@@ -7,6 +7,7 @@
 mod answer;
 mod bookkeeper;
 mod config;
+mod foreign;
 mod gaps;
 mod intake;
 mod journal;
@@ -24,7 +25,8 @@ mod tests;
 
 use tokio_util::sync::CancellationToken;
 
-pub use config::{CollectorConfig, ConfigError};
+pub use config::{AlsConfig, CollectorConfig, ConfigError, DefaultSide, OtlpConfig, Port};
+pub use foreign::ForeignCounters;
 pub use rollup::{FoldError, rebuild as rebuild_rollups};
 pub use service::{Collector, CollectorError, Prepared};
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use counterfoil_columns::journal::JournalError;
+use counterfoil_columns::provenance;
 use counterfoil_columns::segment::{self, SegmentError, SegmentMeta, SegmentRow};
-use counterfoil_columns::{Attribution, Delivery};
 use counterfoil_entry::Time;
 use counterfoil_entry::announcement::AnnouncementError;
 use counterfoil_entry::clock;
@@ -132,7 +132,7 @@ impl Sealer {
             let number = self.log.next_segment() + wide(segments.len());
             let mut rows: Vec<_> = rows
                 .iter()
-                .map(|row| segment_row(&row.record, row.received_at, None))
+                .map(|row| segment_row(&row.record, row.received_at, None, 0))
                 .collect();
             segments.push(self.write(until, number, &kind, &mut rows)?);
         }
@@ -149,14 +149,17 @@ impl Sealer {
     ) -> Result<SegmentRef, SealError> {
         let mut records = Vec::new();
         for covered in ranges {
+            let (by, lane) = (covered.by.number, covered.stream.lane);
             for kept in &covered.rows {
                 let record = read_entry(&job.journal_directory, &job.files, kept.place)?;
-                records.push((record, kept.received_at, covered.by.number));
+                records.push((record, kept.received_at, by, lane));
             }
         }
         let mut rows: Vec<_> = records
             .iter()
-            .map(|(record, received_at, by)| segment_row(record, *received_at, Some(*by)))
+            .map(|(record, received_at, by, lane)| {
+                segment_row(record, *received_at, Some(*by), *lane)
+            })
             .collect();
         self.write(until, number, kind, &mut rows)
     }
@@ -256,17 +259,24 @@ fn signed_rows(unsealed: &[Unsealed]) -> Result<BTreeMap<SegmentKind, Vec<Signed
     Ok(kinds)
 }
 
-const fn segment_row(record: &[u8], received_at: Time, statement: Option<u64>) -> SegmentRow<'_> {
+fn segment_row(
+    record: &[u8],
+    received_at: Time,
+    statement: Option<u64>,
+    lane: u16,
+) -> SegmentRow<'_> {
+    let (delivery, attribution) = provenance(lane);
     SegmentRow {
         record,
         received_at,
         statement,
-        delivery: Delivery::Acked,
-        attribution: Attribution::Native,
+        delivery,
+        attribution,
     }
 }
 
 fn coverage_row(covered: &Covered, segment: u64) -> CoverageRow {
+    let (delivery, attribution) = provenance(covered.stream.lane);
     CoverageRow {
         writer: covered.writer.clone(),
         epoch: covered.epoch,
@@ -281,8 +291,8 @@ fn coverage_row(covered: &Covered, segment: u64) -> CoverageRow {
             .map(|kept| kept.received_at)
             .max()
             .unwrap_or_default(),
-        delivery: Delivery::Acked.as_str().to_owned(),
-        attribution: Attribution::Native.as_str().to_owned(),
+        delivery: delivery.as_str().to_owned(),
+        attribution: attribution.as_str().to_owned(),
         statement_epoch: (covered.by.epoch != covered.epoch).then_some(covered.by.epoch),
     }
 }

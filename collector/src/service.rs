@@ -1,12 +1,10 @@
 //! Starting and stopping: which thread and task runs when, and what ends before what.
 
+mod error;
 mod own_files;
 
-use std::error::Error;
 use std::fs::File;
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -14,33 +12,33 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use counterfoil_columns::DataDirectory;
-use counterfoil_columns::directory::DirectoryError;
 use counterfoil_entry::clock;
 use counterfoil_entry::id::Writer;
 use counterfoil_entry::tree::sha256;
 use counterfoil_ledger::log::{Genesis, Log};
 use counterfoil_ledger::note::LogKey;
-use counterfoil_spool::join::JoinError;
 use counterfoil_spool::{
-    Delivery, DeliveryConfig, DeliveryError, Ending, Lane, Spool, SpoolConfig, SpoolError,
+    Delivery, DeliveryConfig, DeliveryError, Ending, Lane, Spool, SpoolConfig,
 };
 use counterfoil_trust::{Identity, SpiffeId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::CollectorError;
 pub(crate) use self::own_files::lock;
 use self::own_files::{check_log_key, control_id, log_key, query_id, retention_id};
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
+use crate::foreign::{Foreign, ForeignCounters, PreparedForeign};
 use crate::intake::Desks;
 use crate::journal::Journal;
 use crate::own::OwnWriter;
 use crate::rebuild::{Rebuilt, rebuild};
 use crate::receiver::{BODIES_KIB_MAX, Receiver};
-use crate::rollup::{self, FoldError};
+use crate::rollup;
 use crate::seal::Sealer;
 
 /// Build named in manifests and the collector's own statements.
@@ -51,87 +49,6 @@ const OWN_FINAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that the roll-ups of the last seals get at shutdown.
 const ROLLUP_END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a collector did not start or stopped early.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectorError {
-    /// The configuration is refused.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// Another collector writes these books.
-    #[error(
-        "another collector, or `counterfoil retain execute`, holds {0}: one log has one writer, stop the other one first"
-    )]
-    Locked(PathBuf),
-    /// A file of the collector's own cannot be used.
-    #[error("{doing} {path}")]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The port cannot be opened.
-    #[error("listening on {address}: free it, or choose another with the key listen")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// No SVID was to be had.
-    #[error("getting an SVID from control")]
-    Join(#[source] JoinError),
-    /// The collector's own spool cannot be opened.
-    #[error("opening the collector's own spool")]
-    Spool(#[from] SpoolError),
-    /// The collector's own rows cannot be delivered.
-    #[error("starting the delivery of the collector's own rows")]
-    Delivery(#[from] DeliveryError),
-    /// Books and journal cannot be taken over.
-    #[error("recovering from books and journal")]
-    Recover(#[source] Box<dyn Error + Send + Sync>),
-    /// Journal or books refused a write.
-    #[error("keeping the books")]
-    Books(#[source] Box<dyn Error + Send + Sync>),
-    /// The roll-ups cannot be folded.
-    #[error(transparent)]
-    Rollup(#[from] FoldError),
-    /// A thread could not be started, or died.
-    #[error("the thread {0} is gone")]
-    Thread(&'static str),
-}
-
-impl CollectorError {
-    /// Whether the configuration, or what it names, is at fault. No port was bound.
-    #[must_use]
-    pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Directory(_))
-    }
-
-    /// Whether books or journal are damaged, so that another start cannot help.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        let Self::Recover(error) = self else {
-            return false;
-        };
-        // What the file system refuses now it may allow later.
-        let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
-                return damage.contains(&error.kind());
-            }
-            cause = error.source();
-        }
-        true
-    }
-}
-
 /// A collector whose configuration, data directory, lock, port and spool are in order.
 #[derive(Debug)]
 pub struct Prepared {
@@ -141,6 +58,7 @@ pub struct Prepared {
     /// Held by the threads that write, until the last one ends.
     lock: Arc<File>,
     spool: Spool,
+    foreign: Option<PreparedForeign>,
 }
 
 /// A collector that has recovered and is ready to serve.
@@ -153,6 +71,7 @@ pub struct Collector {
     /// The collector's own; its lock is held until the end.
     spool: Spool,
     threads: Threads,
+    foreign: Option<Foreign>,
 }
 
 /// The threads that keep the books.
@@ -188,19 +107,22 @@ impl Prepared {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;
+        let config_sha256 = sha256(format!("{config:?}").as_bytes());
         let spool = Spool::open(SpoolConfig {
             directory: data.spool(),
             writer,
             size_max: config.spool_bytes_max,
             build: BUILD.to_owned(),
-            config_sha256: sha256(format!("{config:?}").as_bytes()),
+            config_sha256,
         })?;
+        let foreign = PreparedForeign::open(&config, &data, (BUILD, config_sha256)).await?;
         Ok(Self {
             config,
             data,
             listener,
             lock,
             spool,
+            foreign,
         })
     }
 
@@ -235,6 +157,20 @@ impl Prepared {
             .map_err(|source| CollectorError::Listen { address, source })
     }
 
+    /// The addresses on which foreign systems are listened for, OTLP/gRPC, OTLP/HTTP and the access-log
+    /// service in this order; those that are off left out.
+    #[must_use]
+    pub fn foreign_addresses(&self) -> Vec<SocketAddr> {
+        let foreign = self.foreign.as_ref();
+        foreign.map_or_else(Vec::new, PreparedForeign::addresses)
+    }
+
+    /// What the foreign receivers count; `None` when there are none.
+    #[must_use]
+    pub fn foreign_counters(&self) -> Option<Arc<ForeignCounters>> {
+        self.foreign.as_ref().map(PreparedForeign::counters)
+    }
+
     /// Recovers from books and journal, and starts the bookkeeper and the sealer.
     ///
     /// # Errors
@@ -247,6 +183,7 @@ impl Prepared {
             listener,
             lock,
             spool,
+            foreign,
         } = self;
         let key = log_key(&config)?;
         let svid = identity.current();
@@ -266,6 +203,9 @@ impl Prepared {
         let own = OwnWriter::new(spool.lane(0));
         let collector = Some(svid.spiffe_id().clone());
         let delivery = DeliveryConfig::new(address.to_string(), collector);
+        let foreign = foreign
+            .map(|foreign| foreign.start(&identity, delivery.clone()))
+            .transpose()?;
         let delivery = Delivery::new(&spool, identity.clone(), delivery)?;
         let threads = start_threads(&config, &data, log, rebuilt, own, lock)?;
         let receiver = Receiver {
@@ -282,6 +222,7 @@ impl Prepared {
             delivery,
             spool,
             threads,
+            foreign,
         })
     }
 }
@@ -321,6 +262,7 @@ impl Collector {
             delivery,
             spool,
             threads,
+            foreign,
             ..
         } = self;
         let Threads {
@@ -340,10 +282,12 @@ impl Collector {
         );
         let is_closing = Arc::clone(&receiver.is_closing);
         let mut receiving = tokio::spawn(receiver.serve(listener, stop_receiver.clone()));
-        let mut delivering = tokio::spawn({
-            let stop = stop_own.clone();
-            async move { delivery.run(stop).await }
-        });
+        let (mut delivering, mut hosting) = (JoinSet::new(), JoinSet::new());
+        let stop = stop_own.clone();
+        delivering.spawn(async move { delivery.run(stop).await });
+        if let Some(foreign) = foreign {
+            hosting.spawn(foreign.serve(stop_own.clone()));
+        }
         let early = tokio::select! {
             () = shutdown.cancelled() => None,
             outcome = &mut outcome => Some(outcome),
@@ -351,9 +295,10 @@ impl Collector {
         is_closing.store(true, Ordering::Release);
         stop_own.cancel();
         if early.is_none() {
-            own_end(&mut delivering).await;
+            let hosted = async { while hosting.join_next().await.is_some() {} };
+            tokio::join!(own_end(&mut delivering), hosted);
         }
-        delivering.abort();
+        drop((delivering, hosting));
         stop_receiver.cancel();
         if let Err(error) = (&mut receiving).await {
             tracing::error!(%error, "the receiver ended early");
@@ -380,15 +325,15 @@ impl Collector {
     }
 }
 
-/// Waits for the collector's own final statement, but not for long.
-async fn own_end(delivering: &mut task::JoinHandle<Result<Ending, DeliveryError>>) {
-    match timeout(OWN_FINAL_TIMEOUT, delivering).await {
-        Ok(Ok(Ok(Ending::Acknowledged))) => {}
-        Ok(Ok(Ok(Ending::Kept))) => {
+/// Waits for the final statement of a writer of the collector's own, but not for long.
+pub(crate) async fn own_end(delivering: &mut JoinSet<Result<Ending, DeliveryError>>) {
+    match timeout(OWN_FINAL_TIMEOUT, delivering.join_next()).await {
+        Ok(None | Some(Ok(Ok(Ending::Acknowledged)))) => {}
+        Ok(Some(Ok(Ok(Ending::Kept)))) => {
             tracing::warn!("the collector's own last rows stay in its spool until it starts again");
         }
-        Ok(Ok(Err(error))) => tracing::error!(%error, "delivering the collector's own rows"),
-        Ok(Err(error)) => tracing::error!(%error, "delivering the collector's own rows"),
+        Ok(Some(Ok(Err(error)))) => tracing::error!(%error, "delivering the collector's own rows"),
+        Ok(Some(Err(error))) => tracing::error!(%error, "delivering the collector's own rows"),
         Err(_) => tracing::error!("the collector's own final statement did not arrive"),
     }
 }

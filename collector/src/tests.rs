@@ -2,6 +2,7 @@
 
 mod cases;
 mod crash;
+mod foreign;
 mod hostile;
 mod sealing;
 mod world;

@@ -14,4 +14,4 @@ pub mod segment;
 pub use directory::DataDirectory;
 pub use record::RowReader;
 pub use row::RowBuilder;
-pub use schema::{Attribution, Delivery, Envelope, schema};
+pub use schema::{Attribution, Delivery, Envelope, provenance, schema};

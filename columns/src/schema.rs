@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use counterfoil_entry::Time;
+use counterfoil_entry::id::Stream;
 use counterfoil_entry::table::{Column, Shape, TableId};
 
 /// Time zone of every timestamp column.
@@ -29,6 +30,16 @@ pub enum Attribution {
     Als,
     /// An OTLP exporter; unsigned.
     Otlp,
+}
+
+/// How rows of `lane` came, and who vouches for them.
+#[must_use]
+pub fn provenance(lane: u16) -> (Delivery, Attribution) {
+    let words = Stream::provenance(lane);
+    let known = words.and_then(|(delivery, attribution)| {
+        Some((Delivery::parse(delivery)?, Attribution::parse(attribution)?))
+    });
+    known.unwrap_or((Delivery::Acked, Attribution::Native))
 }
 
 impl Delivery {

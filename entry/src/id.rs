@@ -285,6 +285,13 @@ impl PartialOrd for RetentionClass {
     }
 }
 
+/// From this lane on only a collector writes: what it received from foreign systems.
+const FOREIGN_LANES_FROM: u16 = 65_001;
+/// Lane of what came by Envoy's access-log service.
+pub const ALS_LANE: u16 = 65_001;
+/// Lane of what OpenTelemetry exporters sent.
+pub const OTLP_LANE: u16 = 65_002;
+
 /// One sequence of a writer: `<table>/<retention class>/<lane>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stream {
@@ -301,6 +308,26 @@ impl Stream {
     #[must_use]
     pub const fn new(table: TableId, class: RetentionClass, lane: u16) -> Self {
         Self { table, class, lane }
+    }
+
+    /// Whether only a collector may write it: the rows of foreign systems.
+    #[must_use]
+    pub const fn is_foreign(&self) -> bool {
+        self.lane >= FOREIGN_LANES_FROM
+    }
+
+    /// How rows of `lane` came and who vouches for them: the words of the columns `delivery` and
+    /// `attribution`. `None` for a lane that nothing is written on.
+    ///
+    /// The lane is part of what a writer signs, so that nobody can change these words afterwards.
+    #[must_use]
+    pub const fn provenance(lane: u16) -> Option<(&'static str, &'static str)> {
+        match lane {
+            0..FOREIGN_LANES_FROM => Some(("acked", "native")),
+            ALS_LANE => Some(("best_effort", "als")),
+            OTLP_LANE => Some(("acked", "otlp")),
+            _ => None,
+        }
     }
 
     /// Reads `<table>/<retention class>/<lane>`.

@@ -4,6 +4,7 @@ mod governance;
 mod health;
 mod retention;
 mod service_levels;
+mod span;
 
 use crate::announcement::{Announcement, AnnouncementError};
 use crate::id::{RetentionClass, Stream};
@@ -20,6 +21,7 @@ pub use retention::{
     LegalHoldRow, OUTCOME_DONE, OUTCOME_REFUSED, RetentionActionRow, STEP_APPROVED, STEP_PLANNED,
 };
 pub use service_levels::{AlertRow, ObjectiveRow};
+pub use span::SpanRow;
 
 /// One row of `query_log`. Field names are the column names.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 mod governance;
 mod retention;
 mod service_levels;
+mod spans;
 
 use Shape::{Binary, Bool, Fixed, I64, Text, TextList, Time, U16, U64};
 
@@ -14,6 +15,7 @@ pub use governance::{
 };
 pub use retention::{LEGAL_HOLDS, RETENTION_ACTIONS};
 pub use service_levels::{ALERTS, OBJECTIVES};
+pub use spans::SPANS;
 
 /// The tables that this version writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +23,8 @@ pub use service_levels::{ALERTS, OBJECTIVES};
 pub enum TableId {
     /// One row per attempt of a call per side and phase.
     Entries = 1,
+    /// Spans that OpenTelemetry exporters sent; no evidence.
+    Spans = 2,
     /// Attempts to get a new SVID.
     CertRotations = 3,
     /// Changes of catalogue and rights, and refused attempts.
@@ -71,6 +75,7 @@ impl TableId {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Entries => "entries",
+            Self::Spans => "spans",
             Self::CertRotations => "cert_rotations",
             Self::GovernanceEvents => "governance_events",
             Self::Grants => "grants",
@@ -115,6 +120,7 @@ impl TableId {
     pub const fn table(self) -> &'static Table {
         match self {
             Self::Entries => &ENTRIES,
+            Self::Spans => &SPANS,
             Self::CertRotations => &CERT_ROTATIONS,
             Self::GovernanceEvents => &GOVERNANCE_EVENTS,
             Self::Grants => &GRANTS,
@@ -221,6 +227,7 @@ const SEQ: Column = must(4, "seq", U64);
 /// Every table, in ascending number.
 pub const TABLES: &[&Table] = &[
     &ENTRIES,
+    &SPANS,
     &CERT_ROTATIONS,
     &GOVERNANCE_EVENTS,
     &GRANTS,

@@ -11,7 +11,7 @@ use counterfoil_columns::journal::{self, Frames, JournalError, JournalFrame};
 use counterfoil_columns::row::RowError;
 use counterfoil_columns::segment::SegmentError;
 use counterfoil_columns::segment::read_rows;
-use counterfoil_columns::{Attribution, Delivery, Envelope, RowBuilder};
+use counterfoil_columns::{Envelope, RowBuilder, provenance};
 use counterfoil_entry::Time;
 use counterfoil_entry::announcement::Announcement;
 use counterfoil_entry::record::{RecordError, RecordView};
@@ -215,8 +215,7 @@ impl Tail {
                     let Some(table) = TableId::from_number(view.table) else {
                         continue;
                     };
-                    let class = header.stream.split('/').nth(1).unwrap_or_default();
-                    rows.push(table, carried, record, received_at, class)?;
+                    rows.push(table, carried, record, received_at, header.stream)?;
                 }
             }
             JournalFrame::Announcement {
@@ -341,8 +340,12 @@ impl Rows<'_> {
         carried: bool,
         record: &[u8],
         received_at: Time,
-        retention_class: &str,
+        stream: &str,
     ) -> Result<(), TailError> {
+        let mut parts = stream.split('/').skip(1);
+        let retention_class = parts.next().unwrap_or_default();
+        let lane = parts.next().and_then(|lane| lane.parse().ok());
+        let (delivery, attribution) = provenance(lane.unwrap_or_default());
         let builders = if carried {
             &mut self.carried
         } else {
@@ -360,8 +363,8 @@ impl Rows<'_> {
                 segment: None,
                 leaf_index: None,
                 retention_class,
-                delivery: Delivery::Acked,
-                attribution: Attribution::Native,
+                delivery,
+                attribution,
             },
         )?;
         Ok(())
@@ -375,8 +378,8 @@ impl Rows<'_> {
     ) -> Result<(), TailError> {
         let mut record = Vec::new();
         row.encode(&mut record);
-        let class = row.header.stream.class.to_string();
-        self.push(TableId::Statements, carried, &record, received_at, &class)
+        let stream = row.header.stream.to_string();
+        self.push(TableId::Statements, carried, &record, received_at, &stream)
     }
 
     fn finish(self, decoded: &mut Decoded) -> Result<(), TailError> {

@@ -11,6 +11,8 @@ mod conform;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod foreign;
+#[cfg(test)]
 mod governed;
 #[cfg(test)]
 mod live;

@@ -10,7 +10,7 @@ use crate::world::{binary, eventually, text};
 
 /// Ports that the pages name, apart from those of the roles.
 const PORTS: &[u16] = &[
-    16001, 16002, 16003, 16011, 16012, 16013, 16021, 16022, 16023, 9001, 9002, 9003,
+    16001, 16002, 16003, 16011, 16012, 16013, 16021, 16022, 16023, 9001, 9002, 9003, 10000,
 ];
 
 /// A shell in a folder of its own, with what the commands have told so far.
@@ -159,6 +159,12 @@ impl Reader {
                 self.environment
                     .push((variable.to_owned(), format!("http://{address}")));
             }
+            for (key, page) in [("otlp_grpc", "4317"), ("als", "15418")] {
+                let start = format!("{key} = \"127.0.0.1:");
+                let line = site.lines().find_map(|line| line.strip_prefix(&start));
+                let port = line.unwrap().trim_end_matches('"');
+                self.ports.push((page.to_owned(), port.to_owned()));
+            }
         } else if let Some(rest) = command.strip_prefix("counterfoil people add ") {
             let name = rest.split_whitespace().next().unwrap().to_owned();
             self.know(&name, said.lines().last().unwrap());
@@ -269,4 +275,37 @@ fn the_page_of_the_stolen_token_holds() {
         .output()
         .unwrap();
     assert_eq!(text(&held.stdout), "", "files that hold the token");
+}
+
+#[test]
+fn the_page_of_envoy_and_opentelemetry_holds() {
+    let page = "connect/envoy-and-otlp.md";
+    let mut reader = Reader::new();
+    reader.read(page, 0..1);
+    // The tests' own Python stands for the one that the page makes.
+    let python = crate::foreign::python();
+    let clients = python.parent().unwrap().parent().unwrap();
+    std::os::unix::fs::symlink(clients, reader.folder.path().join("clients")).unwrap();
+    let port = |page: &str| {
+        let port = reader.ports.iter().find(|(of, _)| of == page).unwrap();
+        format!("127.0.0.1:{}", port.1)
+    };
+    let grpc = port("4317");
+    eventually("the exporter is listened for", 60, || {
+        std::net::TcpStream::connect(&grpc).ok()
+    });
+    reader.read(page, 2..4);
+    eventually("the books hold the span", 30, || {
+        let spans = reader.ask("select name, service, route, attribution from spans");
+        spans
+            .contains("POST /payments,payments,/payments,otlp")
+            .then_some(())
+    });
+    eventually("the books hold the call", 30, || {
+        let calls =
+            reader.ask("select destination, method, route, status, outcome, due from calls");
+        calls
+            .contains("payments,GET,/payments,200,ok,false")
+            .then_some(())
+    });
 }

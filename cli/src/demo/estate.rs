@@ -77,6 +77,9 @@ impl Estate {
             address.port(),
             ports.roles.http,
         ));
+        if let Some(foreign) = ports.roles.foreign {
+            self.console.say(foreign);
+        }
         try_join_all(self.proxies.iter().map(Child::ready)).await?;
         self.console
             .say(format_args!("{} proxies are ready", self.proxies.len()));

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use rand::Rng;
 
-use crate::{args::PortChoice, site::RolePorts};
+use crate::{
+    args::PortChoice,
+    site::{ForeignPorts, RolePorts},
+};
 
 /// First port of the proxies when the documented ports are taken.
 const PROXIES_FROM: u16 = 16_000;
@@ -124,6 +127,11 @@ fn roles(found: &mut impl Iterator<Item = SocketAddr>) -> Result<RolePorts, Port
         collector: take()?,
         postgres: take()?,
         http: take()?,
+        foreign: Some(ForeignPorts {
+            otlp_grpc: take()?,
+            otlp_http: take()?,
+            als: take()?,
+        }),
     })
 }
 
@@ -167,6 +175,11 @@ fn documented_roles() -> Result<RolePorts, PortError> {
     ] {
         checked(address.port(), role)?;
     }
+    if let Some(foreign) = ports.foreign {
+        checked(foreign.otlp_grpc.port(), "OTLP over gRPC")?;
+        checked(foreign.otlp_http.port(), "OTLP over HTTP")?;
+        checked(foreign.als.port(), "Envoy's access logs")?;
+    }
     Ok(ports)
 }
 
@@ -197,7 +210,7 @@ mod tests {
                 .proxies
                 .iter()
                 .flat_map(|p| [p.outbound, p.inbound, p.admin]);
-            let roles = &ports.roles;
+            let (roles, foreign) = (&ports.roles, &ports.roles.foreign);
             proxies
                 .chain([
                     roles.control,
@@ -206,11 +219,16 @@ mod tests {
                     roles.postgres,
                     roles.http,
                 ])
+                .chain(
+                    foreign
+                        .iter()
+                        .flat_map(|f| [f.otlp_grpc, f.otlp_http, f.als]),
+                )
                 .collect()
         };
         let first = Ports::free(60).unwrap();
         let second = Ports::free(60).unwrap();
-        assert_eq!(all(&first).len(), 185);
+        assert_eq!(all(&first).len(), 188);
         assert!(all(&first).is_disjoint(&all(&second)));
     }
 

@@ -92,14 +92,24 @@ impl Site {
     pub(super) fn collector(&self) -> String {
         let settings = &self.settings;
         format!(
-            "data_dir = {}\norigin = {}\nlisten = \"{}\"\nlog_key_file = {}\nseal_interval_s = {}\n\n{}",
+            "data_dir = {}\norigin = {}\nlisten = \"{}\"\nlog_key_file = {}\nseal_interval_s = {}\n\n{}{}",
             self.path(""),
             quoted(&settings.origin),
             settings.ports.collector,
             self.path("collector/log.key"),
             settings.seal_interval_s,
             self.identity("collector"),
+            self.foreign(),
         )
+    }
+
+    fn foreign(&self) -> String {
+        self.settings.ports.foreign.map_or_else(String::new, |ports| {
+            format!(
+                "\n[otlp]\ngrpc_listen = \"{}\"\nhttp_listen = \"{}\"\n\n[als]\nlisten = \"{}\"\n",
+                ports.otlp_grpc, ports.otlp_http, ports.als
+            )
+        })
     }
 
     pub(super) fn query(&self) -> String {

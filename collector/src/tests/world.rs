@@ -57,6 +57,8 @@ pub(super) struct World {
 /// A collector that runs.
 pub(super) struct Running {
     pub(super) address: std::net::SocketAddr,
+    /// Of the receivers for foreign systems.
+    pub(super) foreign: Vec<std::net::SocketAddr>,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), CollectorError>>,
 }
@@ -136,6 +138,9 @@ impl World {
             silence_s: 60,
             queue_depth: 64,
             spool_bytes_max: 64 << 20,
+            otlp: None,
+            als: None,
+            foreign_spool_bytes_max: 64 << 20,
         }
     }
 
@@ -155,11 +160,13 @@ impl World {
                 prepared => break prepared.unwrap(),
             }
         };
+        let foreign = prepared.foreign_addresses();
         let collector = prepared.start(self.identity(COLLECTOR)).await.unwrap();
         let (address, shutdown) = (collector.address(), CancellationToken::new());
         let serving = tokio::spawn(collector.serve(shutdown.clone()));
         Running {
             address,
+            foreign,
             shutdown,
             serving,
         }

@@ -167,7 +167,7 @@ fn properties(meta: &SegmentMeta, rows: usize) -> WriterProperties {
     for name in DISTINCT {
         builder = builder.set_column_dictionary_enabled(ColumnPath::from(name), false);
     }
-    if meta.table == TableId::Entries {
+    if matches!(meta.table, TableId::Entries | TableId::Spans) {
         // The filter is folded to the real count of distinct values when the row group ends.
         let distinct = u64::try_from(rows.clamp(1, ROW_GROUP_ROWS)).unwrap_or(u64::MAX);
         builder = builder

@@ -1,16 +1,17 @@
 //! Rows of governance, certificates, health and conformance: every field, nulls and extremes.
 
-use counterfoil_entry::id::{Epoch, RetentionClass, Stream};
+use counterfoil_entry::id::{Epoch, RetentionClass, SpanId, Stream, TraceId};
 use counterfoil_entry::record::{HeaderRef, RecordView};
 use counterfoil_entry::rows::{
     AlertRow, ApiRow, BundleAckRow, BundleRow, CertRotationRow, ConformanceRow, ControlHealthRow,
     GovernanceEventRow, GrantRow, LegalHoldRow, ObjectiveRow, OperationRow, RetentionActionRow,
+    SpanRow,
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::{Hash, Time};
 
 /// The tables whose rows have vectors here.
-const TABLES: [TableId; 13] = [
+const TABLES: [TableId; 14] = [
     TableId::CertRotations,
     TableId::GovernanceEvents,
     TableId::Grants,
@@ -24,6 +25,7 @@ const TABLES: [TableId; 13] = [
     TableId::ConformanceResults,
     TableId::RetentionActions,
     TableId::LegalHolds,
+    TableId::Spans,
 ];
 
 const EARLIEST: Time = Time::from_ns(i64::MIN);
@@ -75,6 +77,7 @@ pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
     alerts(&mut cases);
     retention_actions(&mut cases);
     legal_holds(&mut cases);
+    spans(&mut cases);
     cases.0
 }
 
@@ -598,6 +601,70 @@ fn legal_holds(cases: &mut Cases) {
             record.clone_from(out);
         });
         assert_eq!(LegalHoldRow::decode(&record).unwrap().1, row);
+    }
+}
+
+fn spans(cases: &mut Cases) {
+    let full = SpanRow {
+        trace_id: TraceId::new([0x4b; 16]).unwrap(),
+        span_id: SpanId::new([0x0a; 8]).unwrap(),
+        parent_span_id: SpanId::new([0x0b; 8]),
+        name: "POST /payments/{id}".to_owned(),
+        kind: "server",
+        start_time: at(0),
+        end_time: at(12),
+        duration_ns: 12_000_000,
+        status: "error",
+        service: text("payments"),
+        service_namespace: text("shop"),
+        service_instance: text("payments-7"),
+        scope: text("opentelemetry.instrumentation.flask"),
+        method: text("POST"),
+        route: text("/payments/{id}"),
+        status_code: Some(503),
+        rpc_system: text("grpc"),
+        rpc_service: text("shop.Payments"),
+        rpc_method: text("Pay"),
+        grpc_status: Some(14),
+        server_address: text("payments.bank.test"),
+        server_port: Some(8443),
+        peer_service: text("ledger"),
+        error_type: text("503"),
+    };
+    let nulls = SpanRow {
+        parent_span_id: None,
+        service: None,
+        service_namespace: None,
+        service_instance: None,
+        scope: None,
+        method: None,
+        route: None,
+        status_code: None,
+        rpc_system: None,
+        rpc_service: None,
+        rpc_method: None,
+        grpc_status: None,
+        server_address: None,
+        server_port: None,
+        peer_service: None,
+        error_type: None,
+        ..full.clone()
+    };
+    let extremes = SpanRow {
+        name: String::new(),
+        start_time: EARLIEST,
+        end_time: LATEST,
+        duration_ns: u64::MAX,
+        status_code: Some(u16::MAX),
+        server_port: Some(0),
+        ..full.clone()
+    };
+    for (name, row) in [
+        ("every field", full),
+        ("nulls", nulls),
+        ("extremes", extremes),
+    ] {
+        cases.add(TableId::Spans, name, |h, out| row.encode(h, out));
     }
 }
 

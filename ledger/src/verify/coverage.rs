@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use counterfoil_entry::Hash;
+use counterfoil_entry::id::Stream;
 use counterfoil_entry::record::HeaderRef;
 use counterfoil_entry::tree::Accumulator;
 
@@ -37,6 +38,13 @@ impl<'a> Ranges<'a> {
             }
             if row.count == 0 || row.first_seq.checked_add(row.count).is_none() {
                 return Err(format!("a range of {} is empty or too long", row.stream));
+            }
+            let told = (row.delivery.as_str(), row.attribution.as_str());
+            if Stream::provenance(row.stream.lane) != Some(told) {
+                return Err(format!(
+                    "rows of {} cannot be {} and {}",
+                    row.stream, told.0, told.1
+                ));
             }
             if row.statement_epoch == Some(row.epoch) {
                 return Err("a range names its own epoch as another one".to_owned());
