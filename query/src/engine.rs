@@ -35,6 +35,7 @@ use crate::functions;
 use crate::guard::column_names;
 use crate::log::{Asker, QueryLog, Sent};
 use crate::objectives::Objective;
+use crate::users::Users;
 
 /// Batches between the engine's threads and the network's: enough to overlap, no more.
 const BATCHES_AHEAD: usize = 2;
@@ -76,6 +77,7 @@ pub struct Engine {
     template: Arc<SessionState>,
     pg_catalog: Option<Arc<dyn SchemaProvider>>,
     objectives: RwLock<Arc<Vec<Objective>>>,
+    users: Arc<Vec<(String, &'static str)>>,
     cpu: Handle,
     turns: Arc<Semaphore>,
     log: Option<Arc<QueryLog>>,
@@ -109,10 +111,20 @@ impl Engine {
             template: Arc::new(template),
             pg_catalog: Some(pg_catalog),
             objectives: RwLock::new(Arc::new(objectives)),
+            users: Arc::default(),
             cpu,
             turns: Arc::new(Semaphore::new(turns.max(1))),
             log: log.map(Arc::new),
         })
+    }
+
+    /// The same, with those who may ask, as the table `users` tells of them.
+    #[must_use]
+    pub fn with_users(self, users: &Users) -> Self {
+        Self {
+            users: Arc::new(users.names_and_roles()),
+            ..self
+        }
     }
 
     fn world(&self, snapshot: Arc<Snapshot>) -> World {
@@ -122,6 +134,7 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner);
         World {
             objectives: Arc::clone(&objectives),
+            users: Arc::clone(&self.users),
             pg_catalog: self.pg_catalog.clone(),
             ..World::new(Arc::clone(&self.template), snapshot)
         }

@@ -2,6 +2,7 @@
 
 pub mod books;
 pub mod catalogue;
+mod causal;
 mod chains;
 pub mod config;
 mod distinct;

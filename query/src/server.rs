@@ -148,7 +148,7 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
         .map_err(|error| SqlError::from(&error))?;
     let turns = config.statements_max;
     let engine = Engine::new(books, template, objectives, cpu.handle(), turns, Some(log))?;
-    let engine = Arc::new(engine);
+    let engine = Arc::new(engine.with_users(&users));
     let delivered = CancellationToken::new();
     let delivering = deliver(
         spool,
