@@ -9,24 +9,27 @@ use counterfoil_entry::{Time, clock};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::{
     CatalogProvider, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
-    TableFunctionArgs, TableFunctionImpl, TableProvider,
+    TableProvider,
 };
-use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::Cast;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use futures::FutureExt;
 
 use crate::books::Snapshot;
-use crate::error::{INVALID_VALUE, SqlError};
 use crate::listing;
 use crate::objectives::Objective;
 use crate::public::{PublicTable, public_type};
 use crate::raw::RawTable;
 use crate::views::{Promised, VIEWS, Window, plain, windowed, windowed_names};
+
+mod flow;
+mod windowed;
+
+use windowed::Windowed;
 
 /// Name of the database.
 pub const DATABASE: &str = "counterfoil";
@@ -40,6 +43,8 @@ const LISTED: &[&str] = &[
     "reports",
     "segments",
 ];
+/// Who may ask; not of the books.
+const USERS: &str = "users";
 
 /// Roll-ups, by minute and by hour of the call's begin.
 const ROLLUPS: &[&str] = &["rollup_1h", "rollup_1m"];
@@ -57,6 +62,8 @@ pub struct World {
     pub snapshot: Arc<Snapshot>,
     /// What was promised.
     pub objectives: Arc<Vec<Objective>>,
+    /// Who may ask, and in which role; nobody where no server has read the users file.
+    pub users: Arc<Vec<(String, &'static str)>>,
     /// What PostgreSQL clients ask about tables; `None` off the wire.
     pub pg_catalog: Option<Arc<dyn SchemaProvider>>,
     /// When the statement began.
@@ -79,6 +86,7 @@ impl World {
             template,
             snapshot,
             objectives: Arc::default(),
+            users: Arc::default(),
             pg_catalog: None,
             now: clock::wall(),
         }
@@ -129,6 +137,8 @@ impl World {
                 }),
             );
         }
+        let world = self.clone();
+        state.register_udtf(flow::NAME, Arc::new(flow::Flow { world }));
         Ok(state)
     }
 
@@ -187,6 +197,7 @@ impl SchemaProvider for Public {
             .chain(windowed_names())
             .chain(LISTED.iter().copied())
             .chain(ROLLUPS.iter().copied())
+            .chain([USERS])
             .map(ToOwned::to_owned)
             .collect();
         names.sort();
@@ -209,6 +220,11 @@ impl SchemaProvider for Public {
         if ROLLUPS.contains(&name) {
             let raw = rollups(&world.snapshot, name)?.map(Arc::new);
             return Ok(raw.map(|raw| Arc::new(PublicTable::new(raw)) as Arc<dyn TableProvider>));
+        }
+        if name == USERS {
+            let batch = listing::users(&world.users)?;
+            let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+            return Ok(Some(Arc::new(table)));
         }
         if LISTED.contains(&name) {
             let batch = listing::table(name, &world.snapshot, &world.objectives, world.now)?;
@@ -277,86 +293,11 @@ fn rollups(snapshot: &Snapshot, name: &str) -> Result<Option<RawTable>> {
     }))
 }
 
-/// A windowed view as a table function: `name()`, `name(from)`, `name(from, until)`.
-#[derive(Debug)]
-struct Windowed {
-    name: &'static str,
-    world: World,
-}
-
-impl TableFunctionImpl for Windowed {
-    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
-        let window = match args.exprs() {
-            [] => None,
-            [from] => Some(Window {
-                from: time_of(from)?,
-                until: None,
-            }),
-            [from, until] => Some(Window {
-                from: time_of(from)?,
-                until: time_of(until)?,
-            }),
-            _ => {
-                return Err(DataFusionError::Plan(format!(
-                    "{0} takes no arguments, or (from, until)",
-                    self.name
-                )));
-            }
-        };
-        if let Some(Window {
-            from: Some(from),
-            until: Some(until),
-        }) = window
-            && from > until
-        {
-            let why = format!(
-                "{}: the window ends at {until}, before it begins at {from}",
-                self.name
-            );
-            return Err(DataFusionError::External(Box::new(SqlError::new(
-                INVALID_VALUE,
-                why,
-            ))));
-        }
-        let sql = self
-            .world
-            .windowed_sql(self.name, window)
-            .ok_or_else(|| DataFusionError::Plan(format!("{} is no table function", self.name)))?;
-        // Planning waits for nothing: every provider is in memory.
-        self.world.view(&sql).now_or_never().unwrap_or_else(|| {
-            Err(DataFusionError::Internal(format!(
-                "planning {} had to wait",
-                self.name
-            )))
-        })
-    }
-}
-
-/// A time argument: text that PostgreSQL would take as timestamptz, a timestamp, or NULL.
-fn time_of(expr: &Expr) -> Result<Option<Time>> {
-    let unreadable = || {
-        DataFusionError::Plan(format!(
-            "expected a time such as '2026-01-31T00:00:00Z' or NULL, found {expr}"
-        ))
-    };
-    let expr = match expr {
-        Expr::Cast(Cast { expr, .. }) => expr.as_ref(),
-        other => other,
-    };
-    let Expr::Literal(value, _) = expr else {
-        return Err(unreadable());
-    };
-    if value.is_null() {
-        return Ok(None);
-    }
-    let ns = value
-        .cast_to(&datafusion::arrow::datatypes::DataType::Timestamp(
-            datafusion::arrow::datatypes::TimeUnit::Nanosecond,
-            Some(Arc::from("UTC")),
-        ))
-        .map_err(|_| unreadable())?;
-    match ns {
-        ScalarValue::TimestampNanosecond(Some(ns), _) => Ok(Some(Time::from_ns(ns))),
-        _ => Err(unreadable()),
-    }
+/// The view of `sql` as the table function `name` gives it.
+fn planned_at_once(world: &World, name: &str, sql: &str) -> Result<Arc<dyn TableProvider>> {
+    // Planning waits for nothing: every provider is in memory.
+    world.view(sql).now_or_never().unwrap_or_else(|| {
+        let why = format!("planning {name} had to wait");
+        Err(DataFusionError::Internal(why))
+    })
 }

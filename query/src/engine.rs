@@ -33,6 +33,7 @@ use crate::functions;
 use crate::guard::{Allowed, check, column_names, parse};
 use crate::log::{Asker, QueryLog, Sent};
 use crate::objectives::Objective;
+use crate::users::Users;
 use joins::{check_joins, yielding};
 
 /// Batches between the engine's threads and the network's: enough to overlap, no more.
@@ -74,6 +75,7 @@ pub struct Engine {
     template: Arc<SessionState>,
     pg_catalog: Option<Arc<dyn SchemaProvider>>,
     objectives: Arc<RwLock<Arc<Vec<Objective>>>>,
+    users: Arc<Vec<(String, &'static str)>>,
     cpu: Handle,
     turns: Arc<Semaphore>,
     log: Option<Arc<QueryLog>>,
@@ -107,10 +109,20 @@ impl Engine {
             template: Arc::new(template),
             pg_catalog: Some(pg_catalog),
             objectives: Arc::new(RwLock::new(Arc::new(objectives))),
+            users: Arc::default(),
             cpu,
             turns: Arc::new(Semaphore::new(turns.max(1))),
             log: log.map(Arc::new),
         })
+    }
+
+    /// The same, with those who may ask, as the table `users` tells of them.
+    #[must_use]
+    pub fn with_users(self, users: &Users) -> Self {
+        Self {
+            users: Arc::new(users.names_and_roles()),
+            ..self
+        }
     }
 
     /// An engine over the same books and objectives for this process's own questions: with memory and a
@@ -126,6 +138,7 @@ impl Engine {
             template: Arc::new(template),
             pg_catalog: None,
             objectives: Arc::clone(&self.objectives),
+            users: Arc::clone(&self.users),
             cpu: self.cpu.clone(),
             turns: Arc::new(Semaphore::new(1)),
             log: None,
@@ -198,6 +211,7 @@ impl Engine {
     fn world(&self, snapshot: Arc<Snapshot>) -> World {
         World {
             objectives: self.objectives(),
+            users: Arc::clone(&self.users),
             pg_catalog: self.pg_catalog.clone(),
             ..World::new(Arc::clone(&self.template), snapshot)
         }

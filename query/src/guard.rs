@@ -12,6 +12,7 @@ use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
 use crate::chains;
 use crate::error::{INVALID_VALUE, NOT_SUPPORTED, PRIVILEGE, READ_ONLY, SqlError};
+use crate::settings::PURPOSE;
 
 /// Settings that a session may change for itself; none of them changes what a query returns.
 const SETTABLE: &[&str] = &[
@@ -19,6 +20,7 @@ const SETTABLE: &[&str] = &[
     "bytea_output",
     "client_encoding",
     "client_min_messages",
+    PURPOSE,
     "datestyle",
     "default_transaction_read_only",
     "extra_float_digits",

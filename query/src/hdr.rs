@@ -1,4 +1,5 @@
-//! HDR histograms in SQL: `hdr_merge`, `hdr_quantile`, `hdr_count`, `hdr_count_at_or_below`.
+//! HDR histograms in SQL: `hdr_merge`, `hdr_of`, `hdr_quantile`, `hdr_interval`, `hdr_count`,
+//! `hdr_count_at_or_below`.
 //!
 //! A histogram is bytes in the V2 form, or the same as hexadecimal text, as schema `public` shows bytes.
 //! The result does not depend on the order of the input. Null histograms count as empty.
@@ -16,19 +17,22 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, TypeSignature, Volatility,
 };
 
-/// The aggregate of this module.
+mod interval;
+
+/// The aggregates of this module.
 #[must_use]
-pub(crate) fn aggregate() -> AggregateUDF {
-    AggregateUDF::new_from_impl(Merge {
-        signature: taking(&[]),
-    })
+pub(crate) fn aggregates() -> [AggregateUDF; 2] {
+    let values = Signature::exact(vec![DataType::Int64], Volatility::Immutable);
+    [(MERGE, taking(&[])), (OF, values)]
+        .map(|(name, signature)| AggregateUDF::new_from_impl(Merge { name, signature }))
 }
 
 /// The scalar functions of this module.
 #[must_use]
-pub(crate) fn scalars() -> [ScalarUDF; 3] {
-    [Figure::Quantile, Figure::Count, Figure::AtOrBelow]
-        .map(|figure| ScalarUDF::new_from_impl(Of::new(figure)))
+pub(crate) fn scalars() -> Vec<ScalarUDF> {
+    let figures = [Figure::Quantile, Figure::Count, Figure::AtOrBelow];
+    let figures = figures.map(|figure| ScalarUDF::new_from_impl(Of::new(figure)));
+    figures.into_iter().chain([interval::function()]).collect()
 }
 
 /// A histogram as bytes or text, and then `more`.
@@ -64,17 +68,20 @@ fn merge(histogram: &mut Histogram, bytes: &[u8], function: &str) -> Result<()> 
         .map_err(|error| DataFusionError::Execution(format!("{function}: {error}")))
 }
 
-/// `hdr_merge(histogram)`: one histogram of all values of many; null when all are null.
+/// `hdr_merge(histogram)`: one histogram of all values of many. `hdr_of(ns)`: the histogram of these values,
+/// of which those below 0 count as 0. Null when all are null.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Merge {
+    name: &'static str,
     signature: Signature,
 }
 
 const MERGE: &str = "hdr_merge";
+const OF: &str = "hdr_of";
 
 impl AggregateUDFImpl for Merge {
     fn name(&self) -> &str {
-        MERGE
+        self.name
     }
 
     fn signature(&self) -> &Signature {
@@ -118,6 +125,13 @@ impl Accumulator for Merged {
         let Some(array) = values.first() else {
             return Ok(());
         };
+        if let Some(values) = array.as_primitive_opt::<Int64Type>() {
+            for ns in values.iter().flatten() {
+                self.histogram.record(u64::try_from(ns).unwrap_or(0));
+                self.is_some = true;
+            }
+            return Ok(());
+        }
         for row in 0..array.len() {
             if let Some(bytes) = bytes(array, row, MERGE)? {
                 merge(&mut self.histogram, &bytes, MERGE)?;

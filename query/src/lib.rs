@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod books;
 pub mod catalogue;
+mod causal;
 mod chains;
 pub mod config;
 mod distinct;

@@ -242,6 +242,20 @@ fn promised(objectives: &[Objective], now: Time) -> Result<RecordBatch> {
     ])
 }
 
+/// Who may ask: name and role.
+///
+/// # Errors
+/// When columns do not fit together.
+pub(crate) fn users(users: &[(String, &'static str)]) -> Result<RecordBatch> {
+    batch(vec![
+        text("name", users.iter().map(|(name, _)| Some(name.clone()))),
+        text(
+            "role",
+            users.iter().map(|(_, role)| Some((*role).to_owned())),
+        ),
+    ])
+}
+
 pub(crate) fn batch(columns: Vec<(Field, ArrayRef)>) -> Result<RecordBatch> {
     let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)

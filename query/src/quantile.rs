@@ -65,7 +65,8 @@ impl Quantile {
     }
 }
 
-fn interval_fields() -> Fields {
+/// Of the struct that an interval is: `n`, `value`, `low`, `high`.
+pub(crate) fn interval_fields() -> Fields {
     ["n", "value", "low", "high"]
         .into_iter()
         .map(|name| Arc::new(Field::new(name, DataType::Int64, true)))
@@ -210,7 +211,7 @@ impl Accumulator for Values {
     clippy::cast_sign_loss,
     reason = "counts of values held in memory are far below 2^53, and ranks are positive"
 )]
-fn nearest_rank(n: u64, q: f64) -> Option<u64> {
+pub(crate) fn nearest_rank(n: u64, q: f64) -> Option<u64> {
     // Without the margin, 0.99 * 100 = 99.00000000000001 would be rank 100.
     (n > 0).then(|| (((n as f64) * q - 1e-9).ceil() as u64).clamp(1, n))
 }
@@ -223,7 +224,7 @@ fn nearest_rank(n: u64, q: f64) -> Option<u64> {
     clippy::cast_precision_loss,
     reason = "counts held in memory are far below 2^53"
 )]
-fn interval_ranks(n: u64, q: f64, confidence: f64) -> (Option<u64>, Option<u64>) {
+pub(crate) fn interval_ranks(n: u64, q: f64, confidence: f64) -> (Option<u64>, Option<u64>) {
     let tail = (1.0 - confidence) / 2.0;
     // Summed over the values above the quantile, A = n - B, because q is usually near 1.
     let p = 1.0 - q;

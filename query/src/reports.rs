@@ -11,11 +11,17 @@ use crate::listing;
 use crate::views::frame::Frame;
 
 mod access;
+mod auditors;
 mod change;
 mod credentials;
 mod figures;
+mod flows;
+mod list;
+mod logging;
 mod standing;
 
+pub use list::REPORTS;
+pub(crate) use logging::e11 as completeness_of;
 use standing::{complete, per_table};
 
 /// What the rows of a report are.
@@ -25,6 +31,8 @@ pub enum Kind {
     Finding,
     /// Each row is something that happened.
     Population,
+    /// Each row is something that happened, and its column `finding` is true where it should not have.
+    Marked,
     /// Each row is a measured figure with its target and a verdict.
     Figure,
 }
@@ -35,7 +43,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Finding => "finding",
-            Self::Population => "population",
+            Self::Population | Self::Marked => "population",
             Self::Figure => "figure",
         }
     }
@@ -63,174 +71,6 @@ pub struct Report {
     query: fn(&Frame) -> String,
 }
 
-/// The reports, by id.
-pub const REPORTS: &[Report] = &[
-    Report {
-        id: "E01",
-        name: "allow_without_valid_grant",
-        view: "e01",
-        controls: &[
-            "SOX-AC-1",
-            "PCI DSS 7.2.2",
-            "DORA RTS 2024/1774 art. 21",
-            "NIST AC-3",
-            "NIST AC-6",
-        ],
-        kind: Kind::Finding,
-        meaning: "A call was let through although no grant for that consumer and operation was in force when it began.",
-        grain: "one allowed call",
-        tables: &[
-            TableId::Entries,
-            TableId::Grants,
-            TableId::Operations,
-            TableId::Apis,
-            TableId::Issuance,
-        ],
-        query: access::e01,
-    },
-    Report {
-        id: "E02",
-        name: "grant_approval",
-        view: "e02",
-        controls: &[
-            "SOX-AC-2",
-            "PCI DSS 7.2.3",
-            "DORA RTS 2024/1774 art. 21",
-            "NIST AC-5",
-            "NIST AC-2",
-        ],
-        kind: Kind::Finding,
-        meaning: "A grant was approved by the person who asked for it, without a ticket, by nobody known, or after it had been used.",
-        grain: "one grant and finding",
-        tables: &[TableId::Grants, TableId::Entries],
-        query: access::e02,
-    },
-    Report {
-        id: "E03",
-        name: "periodic_review",
-        view: "e03",
-        controls: &[
-            "SOX-AC-3",
-            "PCI DSS 7.2.4",
-            "PCI DSS 7.2.5.1",
-            "DORA RTS 2024/1774 art. 21",
-            "NIST AC-6(7)",
-        ],
-        kind: Kind::Finding,
-        meaning: "A grant is in force that nobody reviewed, or nobody used, for more than 90 days.",
-        grain: "one grant and finding",
-        tables: &[TableId::Grants, TableId::Entries],
-        query: access::e03,
-    },
-    Report {
-        id: "E04",
-        name: "timely_removal",
-        view: "e04",
-        controls: &[
-            "SOX-AC-4",
-            "PCI DSS 8.2.5",
-            "DORA RTS 2024/1774 art. 21",
-            "NIST AC-3(8)",
-            "NIST AC-2",
-        ],
-        kind: Kind::Finding,
-        meaning: "A revoked grant still let calls through, or a proxy enforced the revocation later than two seconds after it.",
-        grain: "one revoked grant, proxy process and finding",
-        tables: &[
-            TableId::Entries,
-            TableId::Grants,
-            TableId::Bundles,
-            TableId::BundleAcks,
-            TableId::Apis,
-        ],
-        query: access::e04,
-    },
-    Report {
-        id: "E08",
-        name: "no_unauthorised_change",
-        view: "e08",
-        controls: &[
-            "SOX-CM-3",
-            "PCI DSS 6.5.1",
-            "PCI DSS 11.5.2",
-            "DORA RTS 2024/1774 art. 17",
-            "NIST CM-3",
-            "NIST SI-7",
-        ],
-        kind: Kind::Finding,
-        meaning: "A proxy decided by rights that control never published for it, or changed its configuration or build while it ran.",
-        grain: "one proxy process, bundle, configuration and finding",
-        tables: &[TableId::Entries, TableId::Bundles],
-        query: change::e08,
-    },
-    Report {
-        id: "E18",
-        name: "invalid_access",
-        view: "e18",
-        controls: &[
-            "PCI DSS 10.2.1.4",
-            "DORA RTS 2024/1774 art. 12",
-            "DORA RTS 2024/1774 art. 23",
-            "NIST AU-2",
-            "NIST SI-4",
-        ],
-        kind: Kind::Population,
-        meaning: "Access that was refused: calls, tokens, handshakes, and acts of people on catalogue and rights.",
-        grain: "one kind, reason, source and destination",
-        tables: &[TableId::Entries, TableId::GovernanceEvents],
-        query: credentials::e18,
-    },
-    Report {
-        id: "E19",
-        name: "credential_changes",
-        view: "e19",
-        controls: &[
-            "PCI DSS 10.2.1.5",
-            "DORA RTS 2024/1774 art. 7",
-            "NIST IA-5",
-            "NIST SC-12",
-        ],
-        kind: Kind::Population,
-        meaning: "Certificates and tokens issued, certificates renewed or not, keys that appeared, and certificates in use that control did not issue.",
-        grain: "one event, or one certificate in use that control did not issue",
-        tables: &[
-            TableId::Issuance,
-            TableId::CertRotations,
-            TableId::Statements,
-            TableId::Entries,
-        ],
-        query: credentials::e19,
-    },
-    Report {
-        id: "E46",
-        name: "availability",
-        view: "e46",
-        controls: &["SOX-OP-1", "DORA RTS 2024/1774 art. 9"],
-        kind: Kind::Figure,
-        meaning: "The share of time in which the control plane answered, against 99.95 %, beside the share of calls that the proxies did not fail.",
-        grain: "one row",
-        tables: &[TableId::ControlHealth, TableId::Entries],
-        query: figures::e46,
-    },
-    Report {
-        id: "E48",
-        name: "rotation_success",
-        view: "e48",
-        controls: &[
-            "SOX-OP-1",
-            "PCI DSS 4.2.1",
-            "DORA RTS 2024/1774 art. 7",
-            "NIST IA-5",
-            "NIST SC-17",
-        ],
-        kind: Kind::Figure,
-        meaning: "The share of attempts to renew a certificate that succeeded, against 99.9 %, and of certificates renewed before they expired.",
-        grain: "one row in all, and one a workload",
-        tables: &[TableId::CertRotations],
-        query: figures::e48,
-    },
-];
-
 /// The report whose view is `view`.
 pub(crate) fn of_view(view: &str) -> Option<&'static Report> {
     REPORTS.iter().find(|report| report.view == view)
@@ -239,6 +79,9 @@ pub(crate) fn of_view(view: &str) -> Option<&'static Report> {
 impl Report {
     /// The report's query, with what its completeness is beside each row.
     pub(crate) fn sql(&self, frame: &Frame) -> String {
+        if self.is_of_completeness() {
+            return (self.query)(frame);
+        }
         format!(
             "SELECT r.*, s.complete FROM ({}) r CROSS JOIN ({}) s",
             (self.query)(frame),
@@ -246,14 +89,31 @@ impl Report {
         )
     }
 
+    /// Whether its rows have a column `complete` of their own.
+    fn is_of_completeness(&self) -> bool {
+        self.id == "E11"
+    }
+
+    /// The scope of the row whose verdict is that of the whole figure.
+    fn whole(&self) -> Option<&'static str> {
+        match self.id {
+            "E11" | "E48" => Some("total"),
+            "E47" => Some("mesh"),
+            _ => None,
+        }
+    }
+
     /// A row for each row of the report: its id, and its verdict if it has one.
     fn tagged(&self, frame: &Frame) -> String {
         let query = (self.query)(frame);
         let verdict = match self.kind {
-            Kind::Finding => "'findings'",
-            Kind::Population => "CAST(NULL AS VARCHAR)",
-            Kind::Figure if self.id == "E48" => "CASE WHEN scope = 'total' THEN verdict END",
-            Kind::Figure => "verdict",
+            Kind::Finding => "'findings'".to_owned(),
+            Kind::Population => "CAST(NULL AS VARCHAR)".to_owned(),
+            Kind::Marked => "CASE WHEN finding THEN 'findings' END".to_owned(),
+            Kind::Figure => self.whole().map_or_else(
+                || "verdict".to_owned(),
+                |scope| format!("CASE WHEN scope = '{scope}' THEN verdict END"),
+            ),
         };
         format!(
             "SELECT '{}' AS id, {verdict} AS verdict FROM ({query})",
@@ -266,8 +126,8 @@ impl Report {
 /// rests.
 ///
 /// `due`, `present`, `missing`, `dropped` and `gaps_open` are as in `completeness`, over those tables.
-/// `verdict`: of a finding `clean` or `findings`, of a figure its own; a clean report over books that
-/// are not `complete` is no proof.
+/// `verdict`: of a finding, and of a population that marks findings, `clean` or `findings`; of a figure its
+/// own. A clean report over books that are not `complete` is no proof.
 pub(crate) fn summary(frame: &Frame) -> String {
     // Counted by id, not each in a query of its own: a filter on the id of a count without groups would
     // be pushed below the count, and leave a row of zero.
@@ -276,7 +136,7 @@ pub(crate) fn summary(frame: &Frame) -> String {
         .iter()
         .map(|report| {
             let clean = match report.kind {
-                Kind::Finding => "'clean'",
+                Kind::Finding | Kind::Marked => "'clean'",
                 _ => "CAST(NULL AS VARCHAR)",
             };
             let (id, name, kind) = (report.id, report.name, report.kind.as_str());

@@ -156,6 +156,7 @@ pub async fn run(config: QueryConfig, shutdown: CancellationToken) -> Result<(),
         .map_err(|error| SqlError::from(&error))?;
     let turns = config.statements_max;
     let engine = Engine::new(books, template, objectives, cpu.handle(), turns, Some(log))?;
+    let engine = engine.with_users(&users);
     let evaluator = Evaluator::open(&config, &engine)?;
     let metrics = Metrics::new(&statements, &evaluator.gauges());
     let evaluating = tokio::spawn(evaluator.run(spool.lane(ALERTS_LANE), shutdown.clone()));

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::functions::SERVER_VERSION;
 
+/// What the statements that follow are asked for, as the query log keeps it.
+pub const PURPOSE: &str = "counterfoil.purpose";
+
 /// Parameters that the server tells every client at its start, under PostgreSQL's spelling.
 pub const REPORTED: &[&str] = &[
     "application_name",
@@ -31,6 +34,7 @@ pub fn defaults(user: &str) -> BTreeMap<String, String> {
         ("bytea_output", "hex"),
         ("client_encoding", "UTF8"),
         ("client_min_messages", "notice"),
+        (PURPOSE, ""),
         ("datestyle", "ISO, MDY"),
         ("default_transaction_isolation", "read committed"),
         ("default_transaction_read_only", "on"),

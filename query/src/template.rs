@@ -14,6 +14,7 @@ use datafusion_pg_catalog::setup_pg_catalog;
 
 use crate::books::Snapshot;
 use crate::catalogue::{DATABASE, World};
+use crate::causal;
 use crate::distinct::NestedDistinct;
 use crate::functions;
 use crate::hdr;
@@ -67,7 +68,10 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
         context.register_udaf(aggregate);
     }
     context.add_analyzer_rule(Arc::new(NestedDistinct));
-    context.register_udaf(hdr::aggregate());
+    for aggregate in hdr::aggregates() {
+        context.register_udaf(aggregate);
+    }
+    context.register_udwf(causal::function());
     for name in UNBOUNDED {
         context.deregister_udf(name);
     }

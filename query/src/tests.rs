@@ -4,6 +4,8 @@ mod access;
 mod damage;
 mod estate;
 mod figures;
+mod flow;
+mod logging;
 mod probing;
 mod reports;
 mod shop;

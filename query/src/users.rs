@@ -181,6 +181,17 @@ impl Users {
         })
     }
 
+    /// Everybody's name and role, by name.
+    #[must_use]
+    pub fn names_and_roles(&self) -> Vec<(String, &'static str)> {
+        let users = self.users.values();
+        let mut rows: Vec<_> = users
+            .map(|user| (user.name.clone(), user.role.as_str()))
+            .collect();
+        rows.sort_unstable();
+        rows
+    }
+
     /// The user, and the verifier to check a log-in against: for an unknown name one that never fits.
     #[must_use]
     pub fn find(&self, name: &str) -> (Option<&User>, Verifier) {

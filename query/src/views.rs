@@ -6,12 +6,13 @@
 use counterfoil_entry::Time;
 use counterfoil_entry::table::{TABLES, TableId};
 
-use crate::quantile::sample_needed;
 use crate::reports;
 
+pub(crate) mod flow;
 pub(crate) mod frame;
 pub(crate) mod grants;
 pub(crate) mod mesh;
+pub(crate) mod overhead;
 mod promises;
 pub(crate) mod sla;
 
@@ -217,7 +218,7 @@ pub fn windowed(
         "access_review" => Some(grants::access_review(&frame)),
         "completeness" => Some(completeness(window.unwrap_or_default())),
         "control_slots" => Some(mesh::control_slots(&frame)),
-        "latency_overhead" => Some(latency_overhead(&within(window, "start_time"))),
+        "latency_overhead" => Some(overhead::latency_overhead(window, now)),
         "mesh_availability" => Some(mesh::mesh_availability(&frame)),
         "report_summary" => Some(reports::summary(&frame)),
         "revocations" => Some(grants::revocations(&frame)),
@@ -226,6 +227,14 @@ pub fn windowed(
         "sla" => Some(sla::sla(window, promised, now)),
         _ => reports::of_view(name).map(|report| report.sql(&frame)),
     }
+}
+
+/// The query of the windowed view `name` over `window`, narrowed to `scope`; `None` for a view that knows no
+/// scope.
+#[must_use]
+pub fn scoped(name: &str, window: Window, now: Time, scope: &str) -> Option<String> {
+    let frame = Frame::new(Some(window), now);
+    (name == "e11").then(|| reports::completeness_of(&frame, Some(scope)))
 }
 
 /// The condition that `column` lies in the window; without one, in the last 30 days.
@@ -249,64 +258,6 @@ fn literal(at: Time) -> String {
     format!("arrow_cast({us}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
 }
 
-/// P99 with the mesh, and without it: the client's duration less what both proxies cost.
-///
-/// Matched calls of which both proxies measured their cost. Intervals of the two P99 and of the
-/// overhead by call have 97.5 % (two order statistics each); the interval of the difference is made
-/// of the first two and has at least 95 %. Below 437 calls no upper bound of a P99 exists at that
-/// confidence, the figures are null and the verdict is `insufficient`.
-fn latency_overhead(window: &str) -> String {
-    let needed = sample_needed(0.99, JOINED_CONFIDENCE);
-    format!(
-        "
-WITH measured AS (
-  SELECT destination, client_duration_ns AS with_ns,
-    client_duration_ns - client_overhead_ns - server_overhead_ns AS without_ns,
-    client_overhead_ns + server_overhead_ns AS own_ns
-  FROM public.calls
-  WHERE matched AND client_overhead_ns IS NOT NULL AND server_overhead_ns IS NOT NULL
-    AND client_duration_ns IS NOT NULL AND {window}
-), grouped AS (
-  -- A constant beside a count without groups would let a filter on it be pushed below the count.
-  SELECT v.scope, CAST(NULL AS VARCHAR) AS destination, m.*
-  FROM (VALUES ('mesh')) AS v(scope) CROSS JOIN (
-    SELECT count(*) AS n,
-      quantile_interval(with_ns, 0.99, {JOINED_CONFIDENCE}) AS w,
-      quantile_interval(without_ns, 0.99, {JOINED_CONFIDENCE}) AS o,
-      quantile_interval(own_ns, 0.99, {JOINED_CONFIDENCE}) AS p,
-      quantile_nearest(own_ns, 0.5) AS own_p50_ns
-    FROM measured
-  ) m
-  UNION ALL
-  SELECT 'destination', destination, count(*),
-    quantile_interval(with_ns, 0.99, {JOINED_CONFIDENCE}),
-    quantile_interval(without_ns, 0.99, {JOINED_CONFIDENCE}),
-    quantile_interval(own_ns, 0.99, {JOINED_CONFIDENCE}),
-    quantile_nearest(own_ns, 0.5)
-  FROM measured GROUP BY destination
-)
-SELECT scope, destination, n, CAST({needed} AS BIGINT) AS n_needed,
-  CASE WHEN n >= {needed} THEN w['value'] END AS p99_with_mesh_ns,
-  CASE WHEN n >= {needed} THEN w['low'] END AS p99_with_mesh_low_ns,
-  CASE WHEN n >= {needed} THEN w['high'] END AS p99_with_mesh_high_ns,
-  CASE WHEN n >= {needed} THEN o['value'] END AS p99_without_mesh_ns,
-  CASE WHEN n >= {needed} THEN o['low'] END AS p99_without_mesh_low_ns,
-  CASE WHEN n >= {needed} THEN o['high'] END AS p99_without_mesh_high_ns,
-  CASE WHEN n >= {needed} THEN w['value'] - o['value'] END AS overhead_p99_ns,
-  CASE WHEN n >= {needed} THEN w['low'] - o['high'] END AS overhead_p99_low_ns,
-  CASE WHEN n >= {needed} THEN w['high'] - o['low'] END AS overhead_p99_high_ns,
-  own_p50_ns,
-  CASE WHEN n >= {needed} THEN p['value'] END AS own_p99_ns,
-  CASE WHEN n >= {needed} THEN p['low'] END AS own_p99_low_ns,
-  CASE WHEN n >= {needed} THEN p['high'] END AS own_p99_high_ns,
-  CAST(2000000 AS BIGINT) AS target_ns,
-  CASE WHEN n < {needed} THEN 'insufficient'
-       WHEN w['value'] - o['value'] < 2000000 THEN 'met' ELSE 'missed' END AS verdict
-FROM grouped
-ORDER BY scope DESC, destination"
-    )
-}
-
 /// What each stream must hold and what it holds.
 ///
 /// `due`: sequence numbers up to the last one that the window's statements (and the recovery of a
@@ -315,7 +266,7 @@ ORDER BY scope DESC, destination"
 /// covers yet, in the window or after it. `dropped`: declared by the writer before a number was
 /// given. The window chooses statements by their time. An epoch of which nothing but an open gap is
 /// known has one row, whose `stream` is the gap's, or empty.
-fn completeness(window: Window) -> String {
+pub(crate) fn completeness(window: Window) -> String {
     let chosen = within(Some(window), "time");
     let before = window.from.map_or_else(
         || "false".to_owned(),

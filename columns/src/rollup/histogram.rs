@@ -99,7 +99,13 @@ impl Histogram {
         let count = self.count();
         // Without the margin, 0.99 * 100 = 99.00000000000001 would be rank 100.
         let rank = (count as f64 * q.clamp(0.0, 1.0) - 1e-9).ceil() as u64;
-        let rank = rank.clamp(1, count.max(1));
+        self.at_rank(rank.clamp(1, count.max(1)))
+    }
+
+    /// The value (ns) at `rank`, counted from 1, the greatest that counts as the same; `None` beyond the
+    /// last one.
+    #[must_use]
+    pub fn at_rank(&self, rank: u64) -> Option<u64> {
         let mut seen = 0_u64;
         self.counts.iter().find_map(|(value, n)| {
             seen = seen.saturating_add(*n);

@@ -16,12 +16,12 @@ spec:
   budgetingMethod: Occurrences
   timeWindow: [{duration: 30d, isRolling: true}]
   indicator:
-metadata: {name: cart-answered}
-spec:
-  ratioMetric:
-    counter: true
-    good: {metricSource: {type: counterfoil, spec: {measure: answered_calls}}}
-    total: {metricSource: {type: counterfoil, spec: {measure: calls}}}
+    metadata: {name: cart-answered}
+    spec:
+      ratioMetric:
+        counter: true
+        good: {metricSource: {type: counterfoil, spec: {measure: answered_calls}}}
+        total: {metricSource: {type: counterfoil, spec: {measure: calls}}}
   objectives: [{displayName: three nines, target: 0.999}]
 ---
 apiVersion: openslo/v1
@@ -31,13 +31,13 @@ spec:
   service: '*'
   timeWindow: [{duration: 7d, isRolling: true}]
   indicator:
-metadata: {name: duration}
-spec:
-  thresholdMetric:
-    metricSource: {type: counterfoil, spec: {measure: duration_ms, operation: GetCart}}
+    metadata: {name: duration}
+    spec:
+      thresholdMetric:
+        metricSource: {type: counterfoil, spec: {measure: duration_ms, operation: GetCart}}
   objectives:
-- {op: lte, value: 250, targetPercent: 95}
-- {op: lte, value: 1000, target: 0.99}
+    - {op: lte, value: 250, targetPercent: 95}
+    - {op: lte, value: 1000, target: 0.99}
 ";
 
 #[test]

@@ -74,7 +74,7 @@ impl Conversation {
         let refuse =
             |error: SqlError| match self
                 .engine
-                .log_refused(session.asker(), sql, error.sqlstate)
+                .log_refused(&session.asker(), sql, error.sqlstate)
             {
                 Ok(()) => error,
                 Err(unlogged) => unlogged,
@@ -89,7 +89,7 @@ impl Conversation {
     /// A statement that failed before the engine was asked, as the client hears it; logged.
     fn failed(&self, session: &Session, sql: &str, error: PgWireError) -> PgWireError {
         let info = ErrorInfo::from(error);
-        match self.engine.log_refused(session.asker(), sql, &info.code) {
+        match self.engine.log_refused(&session.asker(), sql, &info.code) {
             Ok(()) => PgWireError::UserError(Box::new(info)),
             Err(unlogged) => wire(unlogged),
         }
@@ -118,7 +118,7 @@ impl Conversation {
                     settings: session.settings(),
                     limits: session.limits(),
                 };
-                let rows = self.engine.ask(session.asker(), question, cancel).await?;
+                let rows = self.engine.ask(&session.asker(), question, cancel).await?;
                 encoded(rows, format).map(Response::Query)
             }
             Allowed::Set { name, value } => {
@@ -403,8 +403,11 @@ impl QueryParser for Conversation {
         let allowed = allowed.map_err(wire)?;
         let (schema, parameters) = match &allowed {
             Allowed::Query(statement) => {
-                let user = &session.asker().principal;
-                let plan = self.engine.describe(user, statement.as_ref().clone()).await;
+                let user = session.asker().principal;
+                let plan = self
+                    .engine
+                    .describe(&user, statement.as_ref().clone())
+                    .await;
                 let plan =
                     plan.map_err(|error| self.failed(&session, sql, wire(error.located_in(sql))))?;
                 let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());

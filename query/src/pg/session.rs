@@ -76,8 +76,14 @@ impl Session {
         }
     }
 
-    pub(crate) const fn asker(&self) -> &Asker {
-        &self.asker
+    /// Who asks, for the purpose that the session names now.
+    pub(crate) fn asker(&self) -> Asker {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let purpose = settings.get(settings::PURPOSE).map(|text| text.trim());
+        Asker {
+            purpose: purpose.filter(|text| !text.is_empty()).map(str::to_owned),
+            ..self.asker.clone()
+        }
     }
 
     pub(crate) fn settings(&self) -> BTreeMap<String, String> {

@@ -25,7 +25,11 @@ pub(super) const SUMS: &str = "sum(s.due) AS due, sum(s.present) AS present, \
 const fn holds_a_state(table: TableId) -> bool {
     !matches!(
         table,
-        TableId::Entries | TableId::CertRotations | TableId::ControlHealth
+        TableId::Entries
+            | TableId::CertRotations
+            | TableId::ControlHealth
+            | TableId::QueryLog
+            | TableId::ConformanceResults
     )
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::rows::{
     ApiRow, BundleAckRow, BundleRow, CertRotationRow, ControlHealthRow, GrantRow, IssuanceRow,
-    OperationRow,
+    OperationRow, QueryLogRow,
 };
 use counterfoil_entry::statement::StatementKind;
 use counterfoil_entry::table::TableId;
@@ -74,7 +74,43 @@ impl Estate {
             let slot = Time::from_ns((opened.as_ns() / (60 * S) + minute) * 60 * S);
             estate.health("prober", slot, 6, true);
         }
+        for phase in ["start", "end"] {
+            estate.question("q-1", phase, opened, |_| {});
+        }
         estate
+    }
+
+    /// A row of `query_log`: ann asked for entries at `at`, and got three.
+    pub(super) fn question(
+        &mut self,
+        query_id: &str,
+        phase: &str,
+        at: Time,
+        edit: impl FnOnce(&mut QueryLogRow),
+    ) {
+        let ended = phase == "end";
+        let mut row = QueryLogRow {
+            query_id: query_id.into(),
+            phase: phase.into(),
+            endpoint: "postgres".into(),
+            principal: "ann".into(),
+            role: "auditor".into(),
+            purpose: Some("review 7".into()),
+            sql: "select * from entries".into(),
+            parameters: Vec::new(),
+            tables: vec!["entries".into()],
+            start_time: at,
+            end_time: ended.then(|| at.plus_ns(S)),
+            rows: ended.then_some(3),
+            bytes: ended.then_some(99),
+            checkpoint: None,
+            result_sha256: None,
+            outcome: ended.then(|| "ok".into()),
+            sqlstate: None,
+            peer_address: Some("127.0.0.1".into()),
+        };
+        edit(&mut row);
+        self.row(TableId::QueryLog, |header, out| row.encode(header, out));
     }
 
     pub(super) fn row(

@@ -26,12 +26,15 @@ async fn a_clean_estate_has_no_findings_and_is_complete_sealed_or_not() {
         if sealed {
             estate.shop.seal(true);
         }
-        for view in ["e01", "e02", "e03", "e04", "e08"] {
-            let rows = estate.ask(&format!("select * from {view}")).await;
-            assert_eq!(rows, json!([]), "{view}");
-            let rows = estate.ask(&format!("select * from {view}()")).await;
+        for view in ["e01", "e02", "e03", "e04", "e08", "e14", "e37"] {
+            let arguments = if sealed { "()" } else { "" };
+            let rows = estate
+                .ask(&format!("select * from {view}{arguments}"))
+                .await;
             assert_eq!(rows, json!([]), "{view}");
         }
+        let streams = estate.ask("select count(*) as n from completeness").await;
+        let streams = streams[0]["n"].as_i64().unwrap();
         let summary = estate
             .ask("select id, rows, verdict, missing, dropped, gaps_open, complete from report_summary order by id")
             .await;
@@ -47,9 +50,15 @@ async fn a_clean_estate_has_no_findings_and_is_complete_sealed_or_not() {
                 row("E03", 0, Some("clean")),
                 row("E04", 0, Some("clean")),
                 row("E08", 0, Some("clean")),
+                row("E11", streams + 1, Some("met")),
+                row("E14", 0, Some("clean")),
+                row("E17", 1, Some("clean")),
                 row("E18", 0, None),
-                row("E19", 7, None),
+                row("E19", 7, Some("clean")),
+                row("E31", 0, Some("clean")),
+                row("E37", 0, Some("clean")),
                 row("E46", 1, Some("met")),
+                row("E47", 4, Some("insufficient")),
                 row("E48", 2, Some("met")),
             ])
         );
@@ -92,7 +101,10 @@ async fn each_row_of_a_report_and_the_summary_say_when_something_is_missing() {
     let summary = estate.ask(sql).await;
     assert_eq!(
         complete(&summary),
-        ["E01", "E02", "E03", "E04", "E08", "E18", "E19", "E46"]
+        [
+            "E01", "E02", "E03", "E04", "E08", "E11", "E14", "E18", "E19", "E31", "E37", "E46",
+            "E47"
+        ]
     );
     assert_eq!(summary[0]["missing"], json!(1));
     // Out of the window, it is not missed.
@@ -113,13 +125,13 @@ async fn each_row_of_a_report_and_the_summary_say_when_something_is_missing() {
     estate.call("GetCart", now, |_| {});
     estate.shop.state(&mut estate.cart, regular, 3);
     let summary = estate.ask(sql).await;
-    assert_eq!(complete(&summary).len(), 8);
+    assert_eq!(complete(&summary).len(), 13);
     assert_eq!(summary[0]["dropped"], json!(3));
     let mut estate = stated();
     estate.shop.gap("cart", 7, None, 1);
     let summary = estate.ask(sql).await;
-    assert_eq!(complete(&summary).len(), 9);
-    assert_eq!(summary[8]["gaps_open"], json!(1));
+    assert_eq!(complete(&summary).len(), 15);
+    assert_eq!(summary[14]["gaps_open"], json!(1));
     estate.shop.gap("cart", 7, None, 2);
     assert_eq!(complete(&estate.ask(sql).await), [""; 0]);
 }

@@ -237,21 +237,29 @@ impl Shop {
 
     /// Revision `revision` of a gap in what the proxy `name` wrote in `epoch`.
     pub(super) fn gap(&mut self, name: &str, epoch: u64, stream: Option<&str>, revision: u64) {
-        let header = HeaderRef {
-            writer: "spiffe://shop.test/counterfoil/collector#1",
-            epoch: Epoch(1),
-            stream: "gaps/permanent/0",
-            seq: self.gaps,
-        };
-        self.gaps += 1;
         let row = GapRow {
-            gap_id: format!("{name}-{epoch}"),
-            revision,
-            subject_writer: format!("spiffe://shop.test/workload/{name}#1"),
             subject_epoch: epoch,
             subject_stream: stream.map(ToOwned::to_owned),
             from_seq: stream.map(|_| 0),
             until_seq: stream.map(|_| 1),
+            ..self.silence(&format!("{name}-{epoch}"), name, revision)
+        };
+        self.put_gap(&GapRow {
+            closed_at: (revision > 1).then_some(self.now),
+            ..row
+        });
+    }
+
+    /// An open gap in all that the proxy `name` wrote.
+    pub(super) fn silence(&self, id: &str, name: &str, revision: u64) -> GapRow {
+        GapRow {
+            gap_id: id.to_owned(),
+            revision,
+            subject_writer: format!("spiffe://shop.test/workload/{name}#1"),
+            subject_epoch: 7,
+            subject_stream: None,
+            from_seq: None,
+            until_seq: None,
             from_statement: None,
             until_statement: None,
             not_before: None,
@@ -259,10 +267,21 @@ impl Shop {
             cause: "silence".to_owned(),
             detected_by: "silence".to_owned(),
             opened_at: self.now,
-            closed_at: (revision > 1).then_some(self.now),
+            closed_at: None,
             explanation: None,
             ticket: None,
+        }
+    }
+
+    /// Writes that row into the journal.
+    pub(super) fn put_gap(&mut self, row: &GapRow) {
+        let header = HeaderRef {
+            writer: "spiffe://shop.test/counterfoil/collector#1",
+            epoch: Epoch(1),
+            stream: "gaps/permanent/0",
+            seq: self.gaps,
         };
+        self.gaps += 1;
         let mut record = Vec::new();
         row.encode(&header, &mut record);
         let mut batch = Vec::new();

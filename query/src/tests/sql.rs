@@ -295,8 +295,11 @@ async fn completeness_counts_recovered_tails_lost_entries_and_open_gaps() {
 async fn the_overhead_is_insufficient_below_437_calls_and_exact_above() {
     let mut shop = Shop::open();
     let (mut web, mut cart) = (shop.proxy("web"), shop.proxy("cart"));
-    let sql = "select n, p99_with_mesh_ns, p99_without_mesh_ns, overhead_p99_ns, own_p50_ns, \
-               own_p99_ns, verdict from latency_overhead where scope = 'mesh'";
+    let day = clock::wall().plus_ns(-86_400_000_000_000);
+    let sql = &format!(
+        "select n, p99_with_mesh_ns, p99_without_mesh_ns, overhead_p99_ns, own_p50_ns, \
+         own_p99_ns, verdict from latency_overhead('{day}', null) where scope = 'mesh'"
+    );
     for i in 1..=500_u64 {
         let (mut client, server) = shop.call(&web, &cart, "GetCart");
         client.duration_ns = Some(1_000_000 + i * 1_000);

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
+use super::estate::Estate;
 use super::shop::Shop;
 use crate::alerts::Gauges;
 use crate::engine::Engine;
@@ -49,7 +50,7 @@ async fn serve(shop: &Shop) -> Served {
     let cpu = tokio::runtime::Handle::current();
     let books = Books::open(shop.path()).unwrap();
     let engine = Engine::new(books, template, Vec::new(), cpu, 4, Some(log)).unwrap();
-    let engine = Arc::new(engine);
+    let engine = Arc::new(engine.with_users(&users));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = Arc::new(pg::Server::new(
@@ -111,6 +112,12 @@ impl Served {
 
     /// Phase and text of each query in the spool.
     fn logged(&self) -> Vec<(String, String)> {
+        let rows = self.log_of([6, 11]).into_iter();
+        rows.map(|[phase, sql]| (phase, sql)).collect()
+    }
+
+    /// Those fields of each row of the query log in the spool; what is null is empty.
+    fn log_of<const N: usize>(&self, ids: [u16; N]) -> Vec<[String; N]> {
         let mut rows = Vec::new();
         let mut folders = vec![self.spool.path().to_owned()];
         while let Some(folder) = folders.pop() {
@@ -129,10 +136,10 @@ impl Served {
                     for frame in FrameReader::new(bytes.get(8..).unwrap_or_default()) {
                         let view = RecordView::parse(frame.payload).unwrap();
                         let fields = counterfoil_entry::tlv::Fields::parse(view.body).unwrap();
-                        rows.push((
-                            fields.text(6).unwrap().into(),
-                            fields.text(11).unwrap().into(),
-                        ));
+                        rows.push(ids.map(|id| {
+                            let text = fields.text_opt(id).unwrap();
+                            text.unwrap_or_default().to_owned()
+                        }));
                     }
                 }
             }
@@ -189,6 +196,35 @@ async fn psql_logs_in_asks_and_is_logged_before_and_after() {
     );
     let (out, err) = served.psql("\\dv").await;
     assert!(out.contains("latency_overhead"), "{out} {err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_session_names_its_purpose_and_the_users_are_known() {
+    let estate = Estate::clean();
+    let served = serve(&estate.shop).await;
+    let sql = "set counterfoil.purpose = 'review 7'; select 1; reset counterfoil.purpose; \
+               select name, role from users";
+    let (out, err) = served.psql(sql).await;
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("SET\n1\nRESET\nauditor|auditor", "")
+    );
+    let purposes: Vec<String> = served.log_of([10]).into_iter().map(|[one]| one).collect();
+    assert_eq!(purposes, ["review 7", "review 7", "", ""]);
+    let (out, err) = served.psql("select principal, known, why from e17").await;
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("ann|f|unknown_principal", "")
+    );
+    let (out, err) = served.psql("select count(*) from flow('ab')").await;
+    assert!(
+        out.is_empty() && err.contains("22023") && err.contains("32 hexadecimal"),
+        "{err}"
+    );
+    let (out, err) = served
+        .psql("select count(*) from flow('01010101010101010000000000000001')")
+        .await;
+    assert_eq!((out.as_str(), err.as_str()), ("1", ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -19,6 +19,11 @@ impl Frame {
         Self { window, now }
     }
 
+    /// The window, when one was given.
+    pub(crate) const fn window(&self) -> Option<Window> {
+        self.window
+    }
+
     /// First instant; without a window, that many days before now.
     pub(crate) fn from(&self) -> Option<Time> {
         match self.window {

@@ -39,7 +39,7 @@ impl Promised {
 
 /// Where the calls of a window come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+pub(super) enum From {
     Entries,
     Minutes,
     Rollups,
@@ -123,7 +123,7 @@ ORDER BY budget_left_share, objective, service, threshold_ns",
 }
 
 /// Roll-ups answer for windows that are long and end at a full hour or not at all.
-fn from(window: &Window, now: Time) -> From {
+pub(super) fn from(window: &Window, now: Time) -> From {
     let is_full = |at: Time| at.as_ns().rem_euclid(HOUR_NS) == 0;
     let until = window.until.unwrap_or(now);
     let is_long = window
@@ -136,17 +136,35 @@ fn from(window: &Window, now: Time) -> From {
     }
 }
 
+/// The window that is told from `source`: roll-ups begin at a full hour.
+pub(super) fn widened(window: Window, source: From) -> Window {
+    let full = |at: Time| at.plus_ns(-at.as_ns().rem_euclid(HOUR_NS));
+    match source {
+        From::Entries | From::Minutes => window,
+        From::Rollups => Window {
+            from: window.from.map(full),
+            ..window
+        },
+    }
+}
+
+/// The calls that are read one by one: all, or those that no roll-up counts yet.
+pub(super) fn calls(source: From) -> String {
+    match source {
+        From::Entries => "public.calls".to_owned(),
+        From::Minutes | From::Rollups => format!(
+            "({})",
+            CALLS.replace("public.entries", "public.fresh_entries")
+        ),
+    }
+}
+
 /// One row an objective and service: how many calls, and how many good ones.
 fn judged(source: From, window: Option<Window>, star: bool, which: &str) -> String {
     let bounds = match (window, source) {
         (None, From::Entries | From::Minutes) => "c.start_time >= o.from_time".to_owned(),
         (None, From::Rollups) => "c.start_time >= date_trunc('hour', o.from_time)".to_owned(),
-        (Some(window), From::Entries | From::Minutes) => within(Some(window), "c.start_time"),
-        (Some(window), From::Rollups) => {
-            let full = |at: Time| at.plus_ns(-at.as_ns().rem_euclid(HOUR_NS));
-            let from = window.from.map(full);
-            within(Some(Window { from, ..window }), "c.start_time")
-        }
+        (Some(window), source) => within(Some(widened(window, source)), "c.start_time"),
     };
     let columns = "o.objective, o.ordinal, {service} AS service, o.operation, o.threshold_ns, o.target, \
                    o.window_days, c.n, c.good, c.duration_ns, c.histogram";
@@ -186,13 +204,7 @@ FROM judged GROUP BY objective, ordinal, service, operation, threshold_ns, targe
 
 /// Calls that count, or groups of them: `n`, whether good, and one duration or a histogram of them.
 fn counted(source: From) -> String {
-    let calls = match source {
-        From::Entries => "public.calls".to_owned(),
-        From::Minutes | From::Rollups => format!(
-            "({})",
-            CALLS.replace("public.entries", "public.fresh_entries")
-        ),
-    };
+    let calls = calls(source);
     let counts = "decision <> 'deny' AND coalesce(outcome, 'unknown') <> 'aborted'";
     let good = "coalesce(outcome, 'unknown') IN ('ok', 'client_error') AS good";
     let calls = format!(

@@ -31,7 +31,7 @@ fn verdict(long: (i64, i64), short: (i64, i64)) -> Verdict {
 
 #[test]
 fn both_windows_must_burn() {
-    assert_eq!(verdict((1_000, 144), (100, 15)), Verdict::Holds);
+    assert_eq!(verdict((1_000, 145), (100, 15)), Verdict::Holds);
     assert_eq!(verdict((1_000, 143), (100, 15)), Verdict::Clear);
     assert_eq!(verdict((1_000, 500), (100, 14)), Verdict::Clear);
     assert_eq!(verdict((1_000, 0), (100, 0)), Verdict::Clear);
