@@ -4,6 +4,7 @@ mod conform;
 mod people;
 mod sim;
 mod site;
+mod slo;
 mod token;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,6 +18,7 @@ pub(crate) use people::{
 };
 pub(crate) use sim::{FiguresOutput, SimArgs};
 pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, PersonArgs, ProxyConfigArgs, UpArgs};
+pub(crate) use slo::{SloArgs, SloCommand};
 pub(crate) use token::{TokenArgs, TokenOutput};
 
 /// The books of a service mesh: run it, ask it, prove it.
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Print the access token that a workload gets for an API
     Token(TokenArgs),
+    /// Export objectives to other tools
+    Slo(SloArgs),
     /// Measure control with a fleet of simulated proxies, killing it once
     Sim(SimArgs),
     /// Run the control plane: catalogue, grants, certificates

@@ -15,6 +15,7 @@ mod roles;
 mod rows;
 mod sim;
 mod site;
+mod slo;
 mod sql;
 mod token;
 mod up;
@@ -69,6 +70,7 @@ fn run(command: &Command) -> Outcome {
         Command::Grant(args) => people::grant(args),
         Command::Policy(args) => people::policy(args),
         Command::Token(args) => token::run(args),
+        Command::Slo(args) => slo::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Control(args) => role::control(args),
         Command::Collector(args) => role::collector(args),

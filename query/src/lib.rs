@@ -1,6 +1,7 @@
 //! SQL over the books: PostgreSQL wire and HTTP, sealed and just-arrived entries alike.
 
 pub mod books;
+pub mod burn_rules;
 pub mod catalogue;
 mod chains;
 pub mod config;
@@ -22,6 +23,8 @@ pub mod public;
 pub mod quantile;
 pub mod raw;
 pub mod reports;
+mod schemata;
+mod search_path;
 pub mod server;
 pub mod settings;
 mod tail;

@@ -9,17 +9,27 @@ mod conform;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod debian;
+#[cfg(test)]
 mod governed;
 #[cfg(test)]
 mod live;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod panels;
+#[cfg(test)]
+mod prometheus;
+#[cfg(test)]
+mod python;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod rollups;
 #[cfg(test)]
 mod sealed;
+#[cfg(test)]
+mod seed;
 #[cfg(test)]
 mod shape;
 #[cfg(test)]

@@ -112,15 +112,15 @@ ORDER BY budget_left_share, service, objective"
             Unit::Plain,
             "Burn rates",
             "How many times as fast as allowed each error budget is used: in the last hour, six hours and three days. Pages start at 14.4 in an hour and 6 in six hours.",
-            "SELECT h.service, h.objective, h.operation, h.threshold_ns, h.burn_rate AS burn_1h,
+            "SELECT d.service, d.objective, d.operation, d.threshold_ns, h.burn_rate AS burn_1h,
   s.burn_rate AS burn_6h, d.burn_rate AS burn_3d
-FROM error_budget(now() - INTERVAL '1 hour', NULL) h
-JOIN error_budget(now() - INTERVAL '6 hours', NULL) s ON h.objective = s.objective AND h.service = s.service
-  AND (h.operation IS NOT DISTINCT FROM s.operation) AND (h.threshold_ns IS NOT DISTINCT FROM s.threshold_ns)
-JOIN error_budget(now() - INTERVAL '3 days', NULL) d ON h.objective = d.objective AND h.service = d.service
-  AND (h.operation IS NOT DISTINCT FROM d.operation) AND (h.threshold_ns IS NOT DISTINCT FROM d.threshold_ns)
-WHERE d.total > 0 AND h.service IN (${service:sqlstring})
-ORDER BY burn_1h DESC NULLS LAST, h.service, h.objective",
+FROM error_budget(now() - INTERVAL '3 days', NULL) d
+LEFT JOIN error_budget(now() - INTERVAL '6 hours', NULL) s ON d.objective = s.objective AND d.service = s.service
+  AND (d.operation IS NOT DISTINCT FROM s.operation) AND (d.threshold_ns IS NOT DISTINCT FROM s.threshold_ns)
+LEFT JOIN error_budget(now() - INTERVAL '1 hour', NULL) h ON d.objective = h.objective AND d.service = h.service
+  AND (d.operation IS NOT DISTINCT FROM h.operation) AND (d.threshold_ns IS NOT DISTINCT FROM h.threshold_ns)
+WHERE d.total > 0 AND d.service IN (${service:sqlstring})
+ORDER BY burn_1h DESC NULLS LAST, d.service, d.objective",
         )
         .columns(Unit::Nanoseconds, &["threshold_ns"])
         .link("service", TO_SERVICE),
