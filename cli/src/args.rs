@@ -6,6 +6,7 @@ mod retain;
 mod sim;
 mod site;
 mod sla;
+mod slo;
 mod token;
 
 use std::{path::PathBuf, time::Duration};
@@ -21,6 +22,7 @@ pub(crate) use retain::{HoldArgs, RetainArgs, RetainCommand};
 pub(crate) use sim::{FiguresOutput, SimArgs};
 pub(crate) use site::{InitArgs, PeopleArgs, PeopleCommand, PersonArgs, ProxyConfigArgs, UpArgs};
 pub(crate) use sla::{FailOn, SlaArgs, SlaCheckArgs, SlaCommand};
+pub(crate) use slo::{SloArgs, SloCommand};
 pub(crate) use token::{TokenArgs, TokenOutput};
 
 /// The books of a service mesh: run it, ask it, prove it.
@@ -76,6 +78,8 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Print the access token that a workload gets for an API
     Token(TokenArgs),
+    /// Export objectives to other tools
+    Slo(SloArgs),
     /// Measure control with a fleet of simulated proxies, killing it once
     Sim(SimArgs),
     /// Run the control plane: catalogue, grants, certificates

@@ -17,6 +17,7 @@ mod rows;
 mod sim;
 mod site;
 mod sla;
+mod slo;
 mod sql;
 mod token;
 mod up;
@@ -77,6 +78,7 @@ fn run(command: &Command) -> Outcome {
         Command::Grant(args) => people::grant(args),
         Command::Policy(args) => people::policy(args),
         Command::Token(args) => token::run(args),
+        Command::Slo(args) => slo::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Control(args) => role::control(args),
         Command::Collector(args) => role::collector(args),

@@ -24,6 +24,7 @@ use crate::listing;
 use crate::objectives::Objective;
 use crate::public::{PublicTable, public_type};
 use crate::raw::RawTable;
+use crate::schemata::{INFORMATION_SCHEMA, InformationSchema};
 use crate::views::{Promised, VIEWS, Window, plain, windowed, windowed_names};
 
 mod flow;
@@ -97,6 +98,15 @@ impl World {
     /// # Errors
     /// When a schema cannot be registered.
     pub fn catalogues(&self) -> Result<Arc<dyn CatalogProviderList>> {
+        // `information_schema` is about a list without itself: one that held it would never be freed.
+        let others = self.schemas()?;
+        let about = InformationSchema::new(self.clone(), listed(Arc::new(others)));
+        let all = self.schemas()?;
+        all.register_schema(INFORMATION_SCHEMA, Arc::new(about))?;
+        Ok(listed(Arc::new(all)))
+    }
+
+    fn schemas(&self) -> Result<MemoryCatalogProvider> {
         let catalogue = MemoryCatalogProvider::new();
         catalogue.register_schema(
             "public",
@@ -113,9 +123,7 @@ impl World {
         if let Some(pg_catalog) = &self.pg_catalog {
             catalogue.register_schema("pg_catalog", Arc::clone(pg_catalog))?;
         }
-        let list = MemoryCatalogProviderList::new();
-        let _none_before = list.register_catalog(DATABASE.to_owned(), Arc::new(catalogue));
-        Ok(Arc::new(list))
+        Ok(catalogue)
     }
 
     /// A session state that plans and runs one statement of this world.
@@ -143,7 +151,7 @@ impl World {
     }
 
     /// The view whose query is `sql`.
-    async fn view(&self, sql: &str) -> Result<Arc<dyn TableProvider>> {
+    pub(crate) async fn view(&self, sql: &str) -> Result<Arc<dyn TableProvider>> {
         // Boxed, because planning a view plans the views that it reads.
         let state = self.state()?;
         let plan = Box::pin(state.create_logical_plan(sql)).await?;
@@ -155,6 +163,12 @@ impl World {
         let promised = Promised::of(&self.objectives);
         windowed(name, window, promised, self.now)
     }
+}
+
+fn listed(catalogue: Arc<dyn CatalogProvider>) -> Arc<dyn CatalogProviderList> {
+    let list = MemoryCatalogProviderList::new();
+    let _none_before = list.register_catalog(DATABASE.to_owned(), catalogue);
+    Arc::new(list)
 }
 
 /// `plan` with its columns in the types of schema `public`: a view may compute on raw ones.

@@ -12,6 +12,7 @@ use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
 use crate::chains;
 use crate::error::{INVALID_VALUE, NOT_SUPPORTED, PRIVILEGE, READ_ONLY, SqlError};
+use crate::search_path;
 use crate::settings::PURPOSE;
 
 /// Settings that a session may change for itself; none of them changes what a query returns.
@@ -68,10 +69,15 @@ pub enum Allowed {
 /// 54001 when its chains are too long.
 pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
     chains::check(sql)?;
-    let plain = Parser::new(&PostgreSqlDialect {})
+    let mut plain = Parser::new(&PostgreSqlDialect {})
         .with_recursion_limit(100)
         .try_with_sql(sql)
         .and_then(|mut parser| parser.parse_statements());
+    let rewritten = plain
+        .as_mut()
+        .ok()
+        .and_then(|statements| search_path::rewrite(statements).then(|| text_of_all(statements)));
+    let sql = rewritten.as_deref().unwrap_or(sql);
     // What client tools ask the catalogue is rewritten to a form that the planner knows. Never what
     // asks the books: the rewriting drops subqueries, which would be a wrong answer there.
     if asks_catalogue(sql)
@@ -86,6 +92,11 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
     let statements = plain.map_err(|error| SqlError::from_parser(&error, sql))?;
     chains::check_tables(&statements)?;
     Ok(statements)
+}
+
+fn text_of_all(statements: &[Statement]) -> String {
+    let texts: Vec<String> = statements.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 fn compatible() -> &'static PostgresCompatibilityParser {

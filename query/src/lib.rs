@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod books;
+pub mod burn_rules;
 pub mod catalogue;
 mod causal;
 mod chains;
@@ -25,6 +26,8 @@ pub mod public;
 pub mod quantile;
 pub mod raw;
 pub mod reports;
+mod schemata;
+mod search_path;
 pub mod server;
 pub mod settings;
 mod tail;

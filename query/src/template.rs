@@ -50,7 +50,8 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
         .build_arc()?;
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(DATABASE, "public")
-        .with_information_schema(true)
+        // A schema of that name is registered, with PostgreSQL's names of types.
+        .with_information_schema(false)
         .with_target_partitions(partitions.max(1))
         .with_create_default_catalog_and_schema(false);
     let options = config.options_mut();

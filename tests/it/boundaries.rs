@@ -35,6 +35,7 @@ fn the_proxy_links_no_column_engine() {
 fn each_crate_uses_only_what_it_may() {
     let allowed: [(&str, &[&str]); 12] = [
         ("entry", &[]),
+        ("dashboards", &[]),
         ("estate", &["entry"]),
         ("ledger", &["entry"]),
         ("trust", &["entry"]),

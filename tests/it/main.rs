@@ -11,6 +11,8 @@ mod conform;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod debian;
+#[cfg(test)]
 mod foreign;
 #[cfg(test)]
 mod governed;
@@ -19,6 +21,12 @@ mod live;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod panels;
+#[cfg(test)]
+mod prometheus;
+#[cfg(test)]
+mod python;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod retain;
@@ -26,6 +34,8 @@ mod retain;
 mod rollups;
 #[cfg(test)]
 mod sealed;
+#[cfg(test)]
+mod seed;
 #[cfg(test)]
 mod shape;
 #[cfg(test)]

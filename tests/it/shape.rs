@@ -36,6 +36,7 @@ fn no_file_holds_more_than_one_idea() {
         "query",
         "control",
         "conform",
+        "dashboards",
         "estate",
         "retention",
         "cli",
