@@ -63,6 +63,9 @@ pub(crate) struct RolePorts {
     pub(crate) collector: SocketAddr,
     pub(crate) postgres: SocketAddr,
     pub(crate) http: SocketAddr,
+    /// Metrics of the collector; none without it.
+    #[serde(default)]
+    pub(crate) collector_admin: Option<SocketAddr>,
     /// For foreign systems; without them the collector listens for none.
     #[serde(default)]
     pub(crate) foreign: Option<ForeignPorts>,
@@ -89,7 +92,7 @@ impl std::fmt::Display for ForeignPorts {
 
 impl RolePorts {
     /// How many they are.
-    pub(crate) const COUNT: usize = 8;
+    pub(crate) const COUNT: usize = 9;
 
     /// The documented ports, on loopback.
     pub(crate) const fn documented() -> Self {
@@ -102,6 +105,7 @@ impl RolePorts {
             collector: loopback(15_417),
             postgres: loopback(15_432),
             http: loopback(15_480),
+            collector_admin: Some(loopback(15_421)),
             foreign: Some(ForeignPorts {
                 otlp_grpc: loopback(4317),
                 otlp_http: loopback(4318),

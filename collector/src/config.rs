@@ -20,6 +20,9 @@ pub struct CollectorConfig {
     /// Address of the native receiver.
     #[serde(default = "listen")]
     pub listen: SocketAddr,
+    /// Address of `/metrics` and `/healthz`, plain HTTP; none without it.
+    #[serde(default)]
+    pub admin_listen: Option<SocketAddr>,
     /// How the collector gets its SVID.
     pub identity: IdentityConfig,
     /// SPIFFE id of query, which alone writes objectives and alerts. Default: `/counterfoil/query` of the

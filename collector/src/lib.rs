@@ -4,6 +4,7 @@
 //! one bounded queue to the bookkeeper thread, which judges, journals and syncs them in groups and
 //! only then answers. A second thread seals. `docs/format.md` gives the bytes.
 
+mod admin;
 mod answer;
 mod bookkeeper;
 mod config;

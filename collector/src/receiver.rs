@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use counterfoil_entry::clock;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Meters;
 use crate::answer::{Answer, Reason, Refused};
 use crate::bookkeeper::Request;
 use crate::intake::{BATCH_BYTES_MAX, Desks, read_batch, read_hello, read_statement};
@@ -52,6 +53,7 @@ pub(crate) struct Receiver {
     pub(crate) is_closing: Arc<AtomicBool>,
     /// Room for bodies, in KiB.
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) meters: Meters,
 }
 
 impl Receiver {
@@ -169,7 +171,14 @@ impl Receiver {
             Ok(body) => body,
             Err(refused) => return render(Err(refused)),
         };
-        render(self.answer(&path, body, peer).await)
+        let (began, bytes) = (Instant::now(), body.len());
+        let answer = self.answer(&path, body, peer).await;
+        let word = answer
+            .as_ref()
+            .err()
+            .map_or("taken", |refused| refused.reason.word());
+        self.meters.answered(&path, word, bytes, began.elapsed());
+        render(answer)
     }
 
     /// Reads a request's body and waits for the bookkeeper's answer.

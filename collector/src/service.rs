@@ -26,10 +26,12 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::error::CollectorError;
 pub(crate) use self::own_files::lock;
 use self::own_files::{check_log_key, control_id, log_key, query_id, retention_id};
+use crate::admin::Meters;
 use crate::bookkeeper::{Bookkeeper, BookkeeperError, Pace, Request, SealerLine};
 use crate::config::{CollectorConfig, ConfigError};
 use crate::foreign::{Foreign, ForeignCounters, PreparedForeign};
@@ -59,6 +61,7 @@ pub struct Prepared {
     lock: Arc<File>,
     spool: Spool,
     foreign: Option<PreparedForeign>,
+    admin: Option<TcpListener>,
 }
 
 /// A collector that has recovered and is ready to serve.
@@ -72,6 +75,7 @@ pub struct Collector {
     spool: Spool,
     threads: Threads,
     foreign: Option<Foreign>,
+    admin: Option<TcpListener>,
 }
 
 /// The threads that keep the books.
@@ -107,6 +111,14 @@ impl Prepared {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| CollectorError::Listen { address, source })?;
+        let admin = match config.admin_listen {
+            None => None,
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|source| CollectorError::ListenAdmin { address, source })?,
+            ),
+        };
         let config_sha256 = sha256(format!("{config:?}").as_bytes());
         let spool = Spool::open(SpoolConfig {
             directory: data.spool(),
@@ -123,6 +135,7 @@ impl Prepared {
             lock,
             spool,
             foreign,
+            admin,
         })
     }
 
@@ -184,6 +197,7 @@ impl Prepared {
             lock,
             spool,
             foreign,
+            admin,
         } = self;
         let key = log_key(&config)?;
         let svid = identity.current();
@@ -203,6 +217,7 @@ impl Prepared {
         let own = OwnWriter::new(spool.lane(0));
         let collector = Some(svid.spiffe_id().clone());
         let delivery = DeliveryConfig::new(address.to_string(), collector);
+        let counters = foreign.as_ref().map(PreparedForeign::counters);
         let foreign = foreign
             .map(|foreign| foreign.start(&identity, delivery.clone()))
             .transpose()?;
@@ -214,6 +229,7 @@ impl Prepared {
             requests: threads.keeper.requests.clone(),
             is_closing: Arc::new(AtomicBool::new(false)),
             room: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            meters: Meters::default().with_foreign(counters),
         };
         Ok(Collector {
             address,
@@ -223,6 +239,7 @@ impl Prepared {
             spool,
             threads,
             foreign,
+            admin,
         })
     }
 }
@@ -263,8 +280,12 @@ impl Collector {
             spool,
             threads,
             foreign,
+            admin,
             ..
         } = self;
+        let meters = receiver.meters.clone();
+        // Dropped at the end, which ends it.
+        let _admin = admin.map(|admin| AbortOnDropHandle::new(tokio::spawn(meters.serve(admin))));
         let Threads {
             keeper,
             sealer,

@@ -328,6 +328,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objectives::TimeWindow;
 
     fn objective(service: Option<&str>, threshold_ns: Option<i64>) -> Objective {
         Objective {
@@ -336,7 +337,9 @@ mod tests {
             operation: None,
             threshold_ns,
             target: 0.9995,
-            window_ns: 30 * 86_400 * 1_000_000_000,
+            ordinal: 0,
+            window: TimeWindow::rolling("30d").unwrap(),
+            events_min: 100,
         }
     }
 

@@ -127,6 +127,7 @@ fn roles(found: &mut impl Iterator<Item = SocketAddr>) -> Result<RolePorts, Port
         collector: take()?,
         postgres: take()?,
         http: take()?,
+        collector_admin: Some(take()?),
         foreign: Some(ForeignPorts {
             otlp_grpc: take()?,
             otlp_http: take()?,
@@ -175,6 +176,9 @@ fn documented_roles() -> Result<RolePorts, PortError> {
     ] {
         checked(address.port(), role)?;
     }
+    if let Some(admin) = ports.collector_admin {
+        checked(admin.port(), "the collector's metrics")?;
+    }
     if let Some(foreign) = ports.foreign {
         checked(foreign.otlp_grpc.port(), "OTLP over gRPC")?;
         checked(foreign.otlp_http.port(), "OTLP over HTTP")?;
@@ -219,6 +223,7 @@ mod tests {
                     roles.postgres,
                     roles.http,
                 ])
+                .chain(roles.collector_admin)
                 .chain(
                     foreign
                         .iter()

@@ -91,11 +91,14 @@ impl Site {
 
     pub(super) fn collector(&self) -> String {
         let settings = &self.settings;
+        let admin = settings.ports.collector_admin;
+        let admin = admin.map(|admin| format!("admin_listen = \"{admin}\"\n"));
         format!(
-            "data_dir = {}\norigin = {}\nlisten = \"{}\"\nlog_key_file = {}\nseal_interval_s = {}\n\n{}{}",
+            "data_dir = {}\norigin = {}\nlisten = \"{}\"\n{}log_key_file = {}\nseal_interval_s = {}\n\n{}{}",
             self.path(""),
             quoted(&settings.origin),
             settings.ports.collector,
+            admin.unwrap_or_default(),
             self.path("collector/log.key"),
             settings.seal_interval_s,
             self.identity("collector"),

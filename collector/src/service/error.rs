@@ -44,6 +44,16 @@ pub enum CollectorError {
         /// Why.
         source: io::Error,
     },
+    /// The port of `/metrics` cannot be opened.
+    #[error(
+        "listening on {address} for /metrics: free it, or choose another with the key admin_listen"
+    )]
+    ListenAdmin {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A port for foreign systems cannot be opened.
     #[error(
         "listening on {address} for foreign systems: free it, or set {key} to another or to off"

@@ -286,6 +286,7 @@ async fn a_full_queue_is_answered_with_try_again() {
             query: String::new(),
             retention: String::new(),
         },
+        meters: crate::admin::Meters::default(),
         requests,
         is_closing: std::sync::Arc::default(),
         room: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),

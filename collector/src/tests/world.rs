@@ -132,6 +132,7 @@ impl World {
             },
             log_key_file: None,
             query_spiffe_id: None,
+            admin_listen: None,
             instance: "1".to_owned(),
             seal_interval_s: 3600,
             seal_rows_max: 1_000_000,
