@@ -153,20 +153,25 @@ impl Register {
     /// # Errors
     /// When the file cannot be read, or a line is none.
     pub(crate) fn read(&self) -> Result<Vec<LegalHoldRow>, RetainError> {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(RetainError::file("reading", &self.path)(error)),
         };
-        let whole = text.rfind('\n').map_or("", |end| text.split_at(end).0);
-        let lines = whole.lines().enumerate();
+        // Cut as bytes: a crash may have parted a letter of several.
+        let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+        lines.pop();
         lines
+            .into_iter()
+            .enumerate()
             .map(|(at, line)| {
-                read_line(line).map_err(|why| RetainError::Register {
-                    path: self.path.clone(),
-                    line: at + 1,
-                    why,
-                })
+                let text = std::str::from_utf8(line).map_err(|error| error.to_string());
+                text.and_then(read_line)
+                    .map_err(|why| RetainError::Register {
+                        path: self.path.clone(),
+                        line: at + 1,
+                        why,
+                    })
             })
             .collect()
     }
