@@ -13,6 +13,7 @@ mod plan;
 pub(crate) mod ports;
 pub(crate) mod provision;
 mod replay;
+mod retention;
 mod shop;
 mod story;
 mod summary;
@@ -41,6 +42,7 @@ use crate::{
     console::{Console, line},
     exit::{FAILURE, Failure, OK, Outcome},
     role::Signals,
+    site::Site,
 };
 use checkpoints::Checkpoints;
 use driver::Tally;
@@ -103,7 +105,7 @@ async fn demo(args: &DemoArgs) -> Outcome {
             .start(&program, &files, &ports, &run.switches.time_up)
             .await;
         let driven = match started {
-            Ok(()) => run.drive_on(&estate, &mut traces).await,
+            Ok(()) => run.drive_and_hold(&estate, &mut traces, &files.site).await,
             Err(error) => Err(error),
         };
         let troubles = estate.stop().await;
@@ -204,6 +206,20 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Drives calls, and places a legal hold while the roles still run to write it down.
+    async fn drive_and_hold(
+        &mut self,
+        estate: &Estate,
+        traces: &mut Traces,
+        site: &Site,
+    ) -> anyhow::Result<u64> {
+        let driven = self.drive_on(estate, traces).await;
+        if self.args.replay.is_none() && !self.switches.kill.is_cancelled() {
+            retention::hold(site, &self.console).await;
+        }
+        driven
+    }
+
     /// Drives calls until the time is up, or a process is not started again.
     async fn drive_on(&mut self, estate: &Estate, traces: &mut Traces) -> anyhow::Result<u64> {
         let time_up = self.switches.time_up.clone();

@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::foreign::ForeignCounters;
 
@@ -104,8 +105,12 @@ impl Meters {
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// Answers scrapes for ever. Dropping it ends them.
-    pub(crate) async fn serve(self, listener: TcpListener) {
+    /// Answers scrapes in a task of its own. Dropping the handle ends it.
+    pub(crate) fn spawn(self, listener: TcpListener) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(self.serve(listener)))
+    }
+
+    async fn serve(self, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(place) = Arc::clone(&room).acquire_owned().await else {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use counterfoil_entry::clock;
@@ -171,13 +171,14 @@ impl Receiver {
             Ok(body) => body,
             Err(refused) => return render(Err(refused)),
         };
-        let (began, bytes) = (Instant::now(), body.len());
+        let (began_ns, bytes) = (clock::mono_ns(), body.len());
         let answer = self.answer(&path, body, peer).await;
         let word = answer
             .as_ref()
             .err()
             .map_or("taken", |refused| refused.reason.word());
-        self.meters.answered(&path, word, bytes, began.elapsed());
+        let took = Duration::from_nanos(clock::mono_ns().saturating_sub(began_ns));
+        self.meters.answered(&path, word, bytes, took);
         render(answer)
     }
 

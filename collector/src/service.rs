@@ -26,7 +26,6 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 pub use self::error::CollectorError;
 pub(crate) use self::own_files::lock;
@@ -283,9 +282,7 @@ impl Collector {
             admin,
             ..
         } = self;
-        let meters = receiver.meters.clone();
-        // Dropped at the end, which ends it.
-        let _admin = admin.map(|admin| AbortOnDropHandle::new(tokio::spawn(meters.serve(admin))));
+        let _admin = admin.map(|admin| receiver.meters.clone().spawn(admin));
         let Threads {
             keeper,
             sealer,

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use counterfoil_entry::clock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -83,7 +84,7 @@ pub(crate) async fn count(
     request: Request,
     next: Next,
 ) -> Response {
-    let began = Instant::now();
+    let began_ns = clock::mono_ns();
     let response = next.run(request).await;
     let route = route.map_or_else(String::new, |route| route.as_str().to_owned());
     let of_door = Door {
@@ -91,7 +92,8 @@ pub(crate) async fn count(
         route: route.clone(),
     };
     let seconds = requests.seconds.get_or_create(&of_door);
-    seconds.observe(began.elapsed().as_secs_f64());
+    let took = Duration::from_nanos(clock::mono_ns().saturating_sub(began_ns));
+    seconds.observe(took.as_secs_f64());
     drop(seconds);
     let answered = Answered {
         door,

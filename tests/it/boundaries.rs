@@ -33,7 +33,7 @@ fn the_proxy_links_no_column_engine() {
 
 #[test]
 fn each_crate_uses_only_what_it_may() {
-    let allowed: [(&str, &[&str]); 12] = [
+    let allowed: [(&str, &[&str]); 13] = [
         ("entry", &[]),
         ("dashboards", &[]),
         ("estate", &["entry"]),

@@ -233,7 +233,7 @@ mod tests {
         };
         let first = Ports::free(60).unwrap();
         let second = Ports::free(60).unwrap();
-        assert_eq!(all(&first).len(), 188);
+        assert_eq!(all(&first).len(), 189);
         assert!(all(&first).is_disjoint(&all(&second)));
     }
 

@@ -6,7 +6,7 @@ use counterfoil_columns::DataDirectory;
 use counterfoil_entry::{Time, clock};
 use serde_json::Value;
 
-use super::{checkpoints::Checkpoints, driver::Tally};
+use super::{checkpoints::Checkpoints, driver::Tally, retention};
 use crate::{
     console::{chain, escaped, line, word},
     rows::Answer,
@@ -65,6 +65,13 @@ from alerts where alertname <> 'Watchdog'
 group by alert_id, alertname, severity
 having min(case when state = 'firing' then changed_at end) is not null
 order by fired_at";
+const LONGEST: &str = "
+select trace_id from calls where matched and decision = 'allow'
+group by trace_id order by count(*) desc, trace_id limit 1";
+const FLOW: &str = "
+select count(*) as hops, max(depth) as deep, max(client_duration_ns) as whole_ns,
+  coalesce(max(total_mesh_ns), 0) as mesh_ns
+from flow('%trace%')";
 const DENIALS: &str = "select reason, count(*) as n, max(coalesce(source_app, source, 'a stranger')) as source, \
     max(coalesce(destination_app, destination, 'unknown')) as destination, max(coalesce(operation, route, method, '')) as what \
     from (select reason, source_app, source, destination_app, destination, operation, route, method from denials \
@@ -108,6 +115,8 @@ pub(crate) async fn print(figures: &Figures<'_>) -> anyhow::Result<bool> {
     sla(&books.ask(SLA).await?);
     alerts(&books.ask(ALERTS).await?);
     denials(&books.ask(DENIALS).await?);
+    flow(&books).await?;
+    kept(figures);
     let (gaps, complete) = (
         count(&books.ask(GAPS).await?, "gaps"),
         books.ask(COMPLETE).await?,
@@ -344,6 +353,40 @@ fn alerts(answer: &Answer) {
                 escaped(&text(of("summary"))),
             ),
         );
+    }
+}
+
+/// One whole flow through the mesh, with what the mesh cost.
+async fn flow(books: &Offline) -> anyhow::Result<()> {
+    let longest = books.ask(LONGEST).await?;
+    let Some(trace) = longest.first("trace_id").and_then(Value::as_str) else {
+        return Ok(());
+    };
+    let hops = books.ask(&FLOW.replace("%trace%", trace)).await?;
+    row(
+        "flow",
+        format_args!(
+            "trace {trace}: {} hops, {} deep, {}; the mesh cost {} of it: select * from flow('{trace}')",
+            count(&hops, "hops"),
+            count(&hops, "deep"),
+            milliseconds(count(&hops, "whole_ns")),
+            milliseconds(count(&hops, "mesh_ns")),
+        ),
+    );
+    Ok(())
+}
+
+/// What a legal hold keeps; nothing where the demo placed none.
+fn kept(figures: &Figures<'_>) {
+    match retention::outlook(figures.data.root()) {
+        Ok((at, outlook)) if !outlook.held.is_empty() => {
+            row("retention", retention::told(at, &outlook));
+        }
+        Ok(_) => {}
+        Err(error) => row(
+            "retention",
+            format_args!("unknown: {}", escaped(&chain(&error))),
+        ),
     }
 }
 

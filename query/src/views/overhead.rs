@@ -120,7 +120,7 @@ fn grouped(source: From, window: Window) -> String {
                 "quantile_nearest(own_ns, 0.5) AS own_p50_ns".to_owned(),
             ],
         ),
-        From::Rollups => (
+        From::Minutes | From::Rollups => (
             format!(
                 "measured AS (
   SELECT destination, hdr_of(with_ns) AS with_ns, hdr_of(without_ns) AS without_ns, hdr_of(own_ns) AS own_ns
@@ -176,7 +176,7 @@ FROM ({}) one GROUP BY proxy",
         ),
         // Halves that wait for their counterpart are counted by their own side already; their files do
         // not say which place they had in their stream.
-        From::Rollups => format!(
+        From::Minutes | From::Rollups => format!(
             "SELECT proxy, hdr_count(hdr_merge(own)) AS n, {}, hdr_quantile(hdr_merge(own), 0.5) AS own_p50_ns
 FROM (
   SELECT proxy, hdr_of(overhead_ns) AS own FROM ({}) one GROUP BY proxy

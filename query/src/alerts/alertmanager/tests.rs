@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::super::finding::{Finding, Severity, Verdict};
 use super::*;
 
-type Taken = mpsc::UnboundedSender<Vec<Value>>;
+type Taken = mpsc::Sender<Vec<Value>>;
 
 /// Takes alerts as Alertmanager does: a request with a bad one is refused whole.
 async fn take(State(taken): State<Taken>, Json(alerts): Json<Vec<Value>>) -> StatusCode {
@@ -19,12 +19,12 @@ async fn take(State(taken): State<Taken>, Json(alerts): Json<Vec<Value>>) -> Sta
     {
         return StatusCode::BAD_REQUEST;
     }
-    taken.send(alerts).unwrap();
+    taken.send(alerts).await.unwrap();
     StatusCode::OK
 }
 
-async fn alertmanager(listener: TcpListener) -> mpsc::UnboundedReceiver<Vec<Value>> {
-    let (send, taken) = mpsc::unbounded_channel();
+async fn alertmanager(listener: TcpListener) -> mpsc::Receiver<Vec<Value>> {
+    let (send, taken) = mpsc::channel(16);
     let router = Router::new()
         .route("/api/v2/alerts", post(take))
         .with_state(send);
