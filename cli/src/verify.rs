@@ -2,29 +2,21 @@
 
 use std::{
     fs,
-    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, anyhow};
-use counterfoil_columns::{
-    DataDirectory,
-    schema::{Attribution, Delivery},
-    segment,
-};
-use counterfoil_entry::{Time, clock, table::TableId};
+use counterfoil_columns::DataDirectory;
+use counterfoil_entry::clock;
 use counterfoil_ledger::{
     policy::Policy,
-    verify::{
-        ChainTrust, Envelope, FileMeta, Report, Request, RowsError, Saved, SealedRow, SegmentRows,
-        verify,
-    },
+    verify::{Report, Request, Saved},
 };
-use counterfoil_trust::{TrustRoots, verify_announcement};
+use counterfoil_query::proof;
 
 use crate::{
     args::{VerdictOutput, VerifyArgs},
-    console::{chain, escaped, line, raw},
+    console::{escaped, line, raw},
     exit::{Failure, INTEGRITY, OK, Outcome},
 };
 
@@ -50,7 +42,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Outcome {
         complete: args.complete,
         now: clock::wall(),
     };
-    let report = verify(&request, &Segments, &Chains);
+    let report = proof::verify(&request);
     match args.output {
         VerdictOutput::Text => print(&report),
         VerdictOutput::Json => raw(serde_json::to_string_pretty(&report.to_json())?),
@@ -124,83 +116,6 @@ fn print(report: &Report) {
         counts.gaps_open,
         counts.dropped,
     ));
-}
-
-/// Rows of segment files, by the Parquet reader.
-struct Segments;
-
-impl SegmentRows for Segments {
-    fn read(
-        &self,
-        file: &Path,
-        table: TableId,
-        each: &mut dyn FnMut(SealedRow<'_>) -> ControlFlow<()>,
-    ) -> Result<FileMeta, RowsError> {
-        let mut misplaced = None;
-        let meta = segment::read_rows(file, table, |row, record, envelope| {
-            let (Some(segment), Some(leaf_index)) = (envelope.segment, envelope.leaf_index) else {
-                misplaced = Some(row);
-                return ControlFlow::Break(());
-            };
-            each(SealedRow {
-                leaf_index,
-                record,
-                envelope: Envelope {
-                    received_at: envelope.received_at,
-                    origin: envelope.origin,
-                    statement: envelope.statement,
-                    segment,
-                    retention_class: envelope.retention_class,
-                    delivery: delivery(envelope.delivery),
-                    attribution: attribution(envelope.attribution),
-                },
-            })
-        })
-        .map_err(|error| RowsError(chain(&anyhow::Error::from(error))))?;
-        if let Some(row) = misplaced {
-            return Err(RowsError(format!("row {row} has no segment or leaf index")));
-        }
-        let of = meta.segment;
-        Ok(FileMeta {
-            origin: of.origin,
-            segment: of.segment,
-            table: of.table.name().to_owned(),
-            class: of.class.to_string(),
-            schema_version: of.schema_version,
-            root: meta.root,
-        })
-    }
-}
-
-fn delivery(delivery: Delivery) -> &'static str {
-    delivery.as_str()
-}
-
-fn attribution(attribution: Attribution) -> &'static str {
-    attribution.as_str()
-}
-
-/// Certificate chains, by the rules of SPIFFE.
-struct Chains;
-
-impl ChainTrust for Chains {
-    fn announcement(
-        &self,
-        bytes: &[u8],
-        signature: &[u8],
-        chain: &[Vec<u8>],
-        roots: &[Vec<u8>],
-        at: Time,
-    ) -> Result<String, String> {
-        let roots = roots.iter().map(|der| der.clone().into()).collect();
-        let roots = TrustRoots::from_der(roots).map_err(|error| error.to_string())?;
-        let (announcement, peer) =
-            verify_announcement(&roots, bytes, signature, at).map_err(|error| error.to_string())?;
-        if announcement.chain != chain {
-            return Err("the chain is not that of the announcement".to_owned());
-        }
-        Ok(peer.spiffe_id.as_str().to_owned())
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod revisions;
 mod rows;
 mod state;
 mod store;
+mod verifier;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use lateness::{Lateness, lateness};
 use revisions::Revisions;
 use state::{Alerts, Stage};
 use store::Store;
+use verifier::Verifier;
 
 use crate::config::{ConfigError, QueryConfig};
 use crate::engine::Engine;
@@ -58,6 +60,7 @@ pub(crate) struct Evaluator {
     objectives_dir: Option<PathBuf>,
     members: Vec<Member>,
     every: Duration,
+    verifier: Verifier,
     store: Store,
     alerts: Alerts,
     gauges: Arc<Gauges>,
@@ -92,6 +95,7 @@ impl Evaluator {
             objectives_dir: config.objectives_dir.clone(),
             members,
             every: Duration::from_secs(config.alerts.every_s),
+            verifier: Verifier::new(config.data_dir.join("books"), config.alerts.verify_every_s),
             store,
             alerts,
             gauges: Arc::default(),
@@ -228,9 +232,9 @@ impl Evaluator {
             }
         };
         let groups: &[&str] = if with_long {
-            &["page", "mesh", "ticket", "window"]
+            &["page", "mesh", "books", "ticket", "window"]
         } else {
-            &["page", "mesh"]
+            &["page", "mesh", "books"]
         };
         let mut is_whole = true;
         for group in groups {
@@ -246,7 +250,7 @@ impl Evaluator {
     }
 
     async fn judge(
-        &self,
+        &mut self,
         group: &str,
         late: &Lateness,
         now: Time,
@@ -255,6 +259,7 @@ impl Evaluator {
         match group {
             "page" => burn::burning(engine, group, Severity::Page, &burn::PAGES, late).await,
             "ticket" => burn::burning(engine, group, Severity::Ticket, &burn::TICKETS, late).await,
+            "books" => Ok(self.verifier.findings(group, now).await),
             "window" => burn::breached(engine, group, late, now).await,
             _ => mesh::mesh(engine, group, late, now).await,
         }

@@ -22,6 +22,7 @@ pub mod objectives;
 pub mod offline;
 pub mod pg;
 mod prober;
+pub mod proof;
 pub mod public;
 pub mod quantile;
 pub mod raw;

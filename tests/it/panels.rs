@@ -385,6 +385,19 @@ fn a_service_is_shown_as_it_was() {
 }
 
 #[test]
+fn alerts_and_holds_are_shown_as_they_stand() {
+    let fleet = ask_all("counterfoil-fleet");
+    assert_eq!(figure(&fleet, "Alerts that stand", "service"), "pay");
+    first_rows(&fleet, &[("Alerts that stand", "value", 20.5)]);
+    assert_eq!(figure(&fleet, "Changes of alerts", "reason"), "recovered");
+    let integrity = ask_all("counterfoil-integrity");
+    let hold = "Legal holds that bind";
+    assert_eq!(figure(&integrity, hold, "matter"), "2026/17");
+    assert_eq!(figure(&integrity, "Steps of retention", "reason"), "held");
+    first_rows(&integrity, &[("Steps of retention", "records", 7.0)]);
+}
+
+#[test]
 fn the_overhead_is_shown_as_it_was() {
     let answers = ask_all("counterfoil-overhead");
     let mesh = "The mesh against its target";

@@ -38,9 +38,65 @@ fn budgets_follow(data: &Path, long: &BTreeMap<String, Map<String, Value>>, name
     }
 }
 
+/// What the mesh costs is the same from the entries and from roll-ups, to the precision of histograms.
+fn overheads_follow(data: &Path, day: &str) {
+    for (view, names) in [
+        ("latency_overhead", &["scope", "destination"][..]),
+        ("e47", &["scope", "destination", "proxy"]),
+    ] {
+        let of = |window: &str| {
+            by(
+                rows(data, &format!("select * from {view}({window})")),
+                names,
+            )
+        };
+        let (exact, rolled) = (
+            of(&format!("'{day}', null")),
+            of("'2020-01-01T00:00:00Z', null"),
+        );
+        assert!(
+            exact.len() > 5 && exact.keys().eq(rolled.keys()),
+            "{exact:?} {rolled:?}"
+        );
+        assert!(
+            rolled.keys().eq(of("").keys()),
+            "the default window is a long one"
+        );
+        let told = exact
+            .values()
+            .filter(|row| !row["own_p99_ns"].is_null())
+            .count();
+        assert!(told > 0, "no figure of {view} has its sample: {exact:?}");
+        for (key, exact) in &exact {
+            let rolled = &rolled[key];
+            let size = |name: &str| exact[name].as_i64().unwrap_or(0).abs();
+            let whole = size("p99_with_mesh_high_ns") + size("p99_without_mesh_high_ns");
+            for (name, exact) in exact {
+                let off = match (exact.as_i64(), rolled[name].as_i64()) {
+                    (Some(exact), Some(rolled)) => (rolled - exact).abs(),
+                    _ => i64::from(exact != &rolled[name]) * i64::MAX,
+                };
+                let allowed = match name.as_str() {
+                    "n" | "n_needed" | "target_ns" => 0,
+                    name if name.starts_with("overhead_") => whole / 1_000 + 2,
+                    name if name.ends_with("_ns") => size(name) / 1_000 + 1,
+                    // A difference at the target may fall to either side of it.
+                    "verdict"
+                        if (size("overhead_p99_ns") - 2_000_000).abs() <= whole / 1_000 + 2 =>
+                    {
+                        i64::MAX
+                    }
+                    _ => 0,
+                };
+                assert!(off <= allowed, "{key} {name}: {exact} {rolled:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn long_windows_tell_the_same_as_the_entries_and_folding_anew_changes_nothing() {
-    let mut demo = Demo::start(&["--for", "14s", "--rate", "10"]);
+    let mut demo = Demo::start(&["--for", "14s", "--rate", "20"]);
     demo.finish_well();
     let data = demo.data();
     let entries = "select count(*) from entries where phase = 'final' and kind <> 'tls_failure'";
@@ -77,6 +133,7 @@ fn long_windows_tell_the_same_as_the_entries_and_folding_anew_changes_nothing() 
     }
 
     budgets_follow(data, &long, &named);
+    overheads_follow(data, day.as_str().unwrap());
 
     let exact = "select duration_ns from entries where side = 'server' and phase = 'final' and kind <> 'tls_failure' \
                  and duration_ns is not null order by duration_ns";

@@ -26,7 +26,7 @@ metadata:
   annotations:
     counterfoil/events-min: "20"
 spec:
-  description: Of all conversions, as many are answered within 200 ms
+  description: Of all conversions, as many are answered within a quarter of a second
   service: currencyservice
   budgetingMethod: Occurrences
   timeWindow:
@@ -45,9 +45,9 @@ spec:
           spec:
             measure: duration_ms
   objectives:
-    - displayName: within 200 ms
+    - displayName: within a quarter of a second
       op: lte
-      value: 200
+      value: 250
       target: 0.99
 "#;
 

@@ -26,6 +26,10 @@ pub(super) fn board() -> Board {
                 panels: [objectives(), by_service()].concat(),
             },
             Section {
+                title: "Alerts",
+                panels: alerts(),
+            },
+            Section {
                 title: "Calls",
                 panels: calls(),
             },
@@ -124,6 +128,31 @@ ORDER BY burn_1h DESC NULLS LAST, d.service, d.objective",
         )
         .columns(Unit::Nanoseconds, &["threshold_ns"])
         .link("service", TO_SERVICE),
+    ]
+}
+
+fn alerts() -> Vec<Panel> {
+    vec![
+        Panel::new(
+            11,
+            Shape::Table,
+            Unit::Plain,
+            "Alerts that stand",
+            "What is pending or firing now, but for the dead-man's switch; evaluated_until says until when the data were whole that it was judged by.",
+            "SELECT severity, state, alertname, service, objective, summary, active_since, value, threshold, evaluated_until
+FROM alerts_active WHERE alertname <> 'Watchdog'
+ORDER BY severity, active_since, service, alertname",
+        ),
+        Panel::new(
+            12,
+            Shape::Table,
+            Unit::Plain,
+            "Changes of alerts",
+            "Every change of the state of an alert in the time range, the newest first.",
+            "SELECT changed_at, severity, state, reason, alertname, service, objective, value, threshold, target, summary
+FROM alerts WHERE alertname <> 'Watchdog' AND $__timeFilter(changed_at)
+ORDER BY changed_at DESC, alert_id, revision DESC LIMIT 200",
+        ),
     ]
 }
 

@@ -33,6 +33,10 @@ pub(super) fn board() -> Board {
                 panels: control(),
             },
             Section {
+                title: "Retention",
+                panels: retention(),
+            },
+            Section {
                 title: "Who asked",
                 panels: asked(),
             },
@@ -56,6 +60,31 @@ fn gaps() -> Annotation {
         sql: "SELECT opened_at AS \"time\", subject_writer || ': ' || cause AS text, detected_by AS tags
 FROM gaps WHERE revision = 1 AND $__timeFilter(opened_at) ORDER BY 1",
     }
+}
+
+fn retention() -> Vec<Panel> {
+    vec![
+        Panel::new(
+            23,
+            Shape::Table,
+            Unit::Plain,
+            "Legal holds that bind",
+            "What must not leave the books, for which case, and who said so. A hold that one person wants released binds until a second one does, too.",
+            "SELECT matter, state, service, operation, from_time, until_time, actor, reason, occurred_at, hold_id FROM (
+  SELECT *, row_number() OVER (PARTITION BY hold_id ORDER BY revision DESC) AS place FROM legal_holds
+) WHERE place = 1 AND state <> 'released' ORDER BY occurred_at, hold_id",
+        ),
+        Panel::new(
+            24,
+            Shape::Table,
+            Unit::Count,
+            "Steps of retention",
+            "Plans, approvals, deletions and refusals of the time range, the newest first.",
+            "SELECT occurred_at, step, outcome, reason, actor, segments, records, bytes, detail
+FROM retention_actions WHERE $__timeFilter(occurred_at) ORDER BY occurred_at DESC, action_id LIMIT 200",
+        )
+        .columns(Unit::Bytes, &["bytes"]),
+    ]
 }
 
 fn figures() -> Vec<Panel> {

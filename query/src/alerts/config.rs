@@ -27,6 +27,8 @@ pub struct AlertsConfig {
     pub every_s: u64,
     /// Seconds after which the same alerts are sent again, 1 to 300.
     pub resend_s: u64,
+    /// Seconds between two verifications of the whole books, which read every sealed row; 0 for none.
+    pub verify_every_s: u64,
     /// File that keeps the alerts over a restart. Default: `alerts.json` in the identity's `state_dir`.
     pub state_file: Option<PathBuf>,
 }
@@ -39,6 +41,7 @@ impl Default for AlertsConfig {
             labels: BTreeMap::new(),
             every_s: 30,
             resend_s: 30,
+            verify_every_s: 3_600,
             state_file: None,
         }
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use counterfoil_entry::entry::Entry;
 use counterfoil_entry::id::{SpanId, TraceId};
 use counterfoil_entry::rows::{
-    BundleAckRow, CertRotationRow, ConflictRow, ConformanceRow, ControlHealthRow, GapRow,
-    GovernanceEventRow, GrantRow, IssuanceRow, QueryLogRow,
+    AlertRow, BundleAckRow, CertRotationRow, ConflictRow, ConformanceRow, ControlHealthRow, GapRow,
+    GovernanceEventRow, GrantRow, IssuanceRow, LegalHoldRow, QueryLogRow, RetentionActionRow,
 };
 use counterfoil_entry::table::TableId;
 use counterfoil_entry::word::{Decision, Kind, Outcome, Side};
@@ -66,6 +66,8 @@ impl Story {
         story.control_plane();
         story.evidence();
         story.questions();
+        story.alerts();
+        story.retention();
         story.state(story.until);
         story.seed.seal();
         story
@@ -431,6 +433,85 @@ impl Story {
                 row.encode(header, out)
             });
         }
+    }
+
+    /// One alert that stands, and one that was resolved.
+    fn alerts(&mut self) {
+        for (alert, service, states) in [
+            ("a", "pay", &["firing"][..]),
+            ("b", "cart", &["firing", "resolved"]),
+        ] {
+            for (revision, state) in (0_u64..).zip(states) {
+                let row = AlertRow {
+                    alert_id: alert.into(),
+                    revision,
+                    alertname: "SloBurnRate".into(),
+                    severity: "page".into(),
+                    state: (*state).into(),
+                    service: Some(service.into()),
+                    objective: Some("answered".into()),
+                    operation: None,
+                    window: Some("1h/5m".into()),
+                    active_since: self.at(30, 0),
+                    changed_at: self.at(30, i64::try_from(revision).unwrap()),
+                    evaluated_until: self.at(30, 0),
+                    value: Some("20.5".into()),
+                    threshold: Some("14.4".into()),
+                    target: Some("0.999".into()),
+                    labels: format!("alertname=SloBurnRate,service={service}"),
+                    summary: format!("{service} burns its budget"),
+                    reason: (*state == "resolved").then(|| "recovered".into()),
+                };
+                let table = (TableId::Alerts, "audit_7y");
+                self.seed.put(&mut self.query, table, |header, out| {
+                    row.encode(header, out)
+                });
+            }
+        }
+    }
+
+    /// A hold, and a plan that it refused.
+    fn retention(&mut self) {
+        let hold = LegalHoldRow {
+            hold_id: "h-1".into(),
+            revision: 1,
+            state: "placed".into(),
+            matter: "2026/17".into(),
+            service: Some("pay".into()),
+            operation: None,
+            trace_id: None,
+            from_time: None,
+            until_time: None,
+            actor: "lea".into(),
+            reason: "court order".into(),
+            occurred_at: self.at(31, 0),
+        };
+        let refused = RetentionActionRow {
+            action_id: "p-1".into(),
+            step: "executed".into(),
+            occurred_at: self.at(32, 0),
+            actor: Some("rita".into()),
+            plan_sha256: Some(Hash([9; 32])),
+            outcome: "refused".into(),
+            reason: Some("held".into()),
+            detail: None,
+            segments: Some(3),
+            records: Some(7),
+            bytes: Some(4_096),
+            oldest: None,
+            newest: None,
+            classes_sha256: None,
+            log_origin: None,
+            manifest: None,
+        };
+        let table = (TableId::LegalHolds, "permanent");
+        self.seed.put(&mut self.control, table, |header, out| {
+            hold.encode(header, out)
+        });
+        let table = (TableId::RetentionActions, "permanent");
+        self.seed.put(&mut self.control, table, |header, out| {
+            refused.encode(header, out)
+        });
     }
 
     /// Everybody states what was written.
