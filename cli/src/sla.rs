@@ -62,8 +62,14 @@ fn statement(args: &SlaCheckArgs) -> String {
     } else {
         format!(" WHERE {}", chosen.join(" AND "))
     };
+    // Of a window that is given the objective's own length would be a lie.
+    let length = if args.from.is_some() {
+        ""
+    } else {
+        "window_days, "
+    };
     format!(
-        "SELECT objective, service, operation, measure, window_days, good, total, sli, target, error_budget_left, breached \
+        "SELECT objective, service, operation, measure, {length}good, total, sli, target, error_budget_left, breached \
          FROM sla{window}{chosen} ORDER BY breached DESC NULLS LAST, error_budget_left, objective, service"
     )
 }

@@ -41,7 +41,7 @@ use verifier::Verifier;
 use crate::config::{ConfigError, QueryConfig};
 use crate::engine::Engine;
 use crate::error::SqlError;
-use crate::objectives;
+use crate::objectives::{self, Objective};
 
 pub use config::AlertsConfig;
 pub(crate) use gauges::Gauges;
@@ -126,6 +126,7 @@ impl Evaluator {
         };
         let mut revisions = None;
         let mut long_at: Option<Time> = None;
+        let mut judged: Option<Arc<Vec<Objective>>> = None;
         let mut failures = Failures::default();
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,6 +138,11 @@ impl Evaluator {
             let now = clock::wall();
             self.take_objectives(&mut revisions, &mut pen, now, &mut failures)
                 .await;
+            let in_force = self.engine.objectives();
+            if judged.as_ref().is_some_and(|before| *before != in_force) {
+                long_at = None;
+            }
+            judged = Some(in_force);
             let with_long = long_at.is_none_or(|at| now.since_ns(at) >= LONG_EVERY_NS);
             let evaluation = self.evaluate(with_long, now, &mut pen, &mut failures);
             let evaluated = tokio::select! {
@@ -238,6 +244,8 @@ impl Evaluator {
         };
         let mut is_whole = true;
         for group in groups {
+            // Not the begin of the evaluation: on a busy machine that is long ago.
+            let now = clock::wall();
             match self.judge(group, &late, now).await {
                 Ok(findings) => self.step(group, &findings, &late, now, pen),
                 Err(error) => {
@@ -276,9 +284,19 @@ impl Evaluator {
         let is_frozen = |labels: &std::collections::BTreeMap<String, String>| {
             late.is_late(labels.get("service").map(String::as_str))
         };
+        let objectives = self.engine.objectives();
+        let why_gone = |labels: &std::collections::BTreeMap<String, String>| {
+            let named = |one: &Objective| labels.get("objective") == Some(&one.name);
+            let is_withdrawn = labels.contains_key("objective") && !objectives.iter().any(named);
+            if is_withdrawn {
+                "withdrawn"
+            } else {
+                "no_calls"
+            }
+        };
         for row in self
             .alerts
-            .step(group, findings, is_frozen, now, late.until)
+            .step(group, findings, is_frozen, why_gone, now, late.until)
         {
             tracing::info!(alert = row.labels, state = row.state, "{}", row.summary);
             pen.write(TableId::Alerts, |header, out| row.encode(header, out));
@@ -299,13 +317,17 @@ impl Failures {
         self.now.push(text);
     }
 
-    /// Counts and logs; whether the evaluation was whole.
+    /// Counts and logs; whether the evaluation that began at `now` was whole.
     fn end_of_evaluation(&mut self, gauges: &Gauges, now: Time) -> bool {
+        let took = Duration::from_nanos(clock::wall().since_ns(now).unsigned_abs());
+        gauges.seconds.observe(took.as_secs_f64());
         let failed = std::mem::take(&mut self.now);
         let is_whole = failed.is_empty();
         if is_whole {
             gauges.evaluations.inc();
-            gauges.evaluated_at_s.set(now.as_ns() / 1_000_000_000);
+            gauges
+                .evaluated_at_s
+                .set(clock::wall().as_ns() / 1_000_000_000);
         } else {
             gauges.evaluations_failed.inc();
         }

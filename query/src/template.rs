@@ -57,6 +57,9 @@ pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> 
     let options = config.options_mut();
     options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // Sorting parts and merging them fails to plan where a filter fixes a column of the order: a panel
+    // of one service got the plan as its answer.
+    options.optimizer.repartition_sorts = false;
     options.execution.time_zone = Some("+00:00".to_owned());
     options.execution.parquet.max_in_list_size = 100;
     options.execution.parquet.reorder_filters = true;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use counterfoil_columns::lock::lock_folder;
 use counterfoil_entry::rows::{OUTCOME_DONE, RetentionActionRow, STEP_PLANNED};
+use counterfoil_entry::tree::sha256;
 use counterfoil_entry::{Hash, Time};
 use counterfoil_ledger::log::{Genesis, Log, LogError};
 use counterfoil_ledger::manifest::{APPROVALS, Deletion, SEGMENTS_MAX};
@@ -15,6 +16,7 @@ use crate::error::{Refusal, RetainError};
 use crate::judge::Fate;
 use crate::office::{Office, Person, Read, approvers, wide};
 use crate::plan::{Plan, PlanError, PlannedSegment};
+use crate::survey::Sealed;
 use crate::{BUILD, clock};
 
 /// What an execution came to.
@@ -150,6 +152,10 @@ impl Office {
             let Some(sealed) = read.survey.live.get(&number) else {
                 return changed();
             };
+            // Who could change a file could hide that by having it deleted, or make a hold miss its rows.
+            if !self.is_as_sealed(sealed)? {
+                return changed();
+            }
             let objection = match judge.judge(sealed)? {
                 Fate::Due(due) if segment.is_of(&due) => {
                     left.push(segment.clone());
@@ -176,6 +182,16 @@ impl Office {
             return Ok(Err(objection));
         }
         Ok(Ok((approvals, left)))
+    }
+
+    /// Whether a segment's file is the one that the log names, byte by byte.
+    fn is_as_sealed(&self, sealed: &Sealed) -> Result<bool, RetainError> {
+        let path = self.data.books().join(&sealed.of.file);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(sha256(&bytes) == sealed.of.sha256),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(RetainError::file("reading", &path)(error)),
+        }
     }
 
     /// Who agreed, by rows that are sealed in the books.

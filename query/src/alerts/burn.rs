@@ -197,7 +197,7 @@ fn worst(
         verdict => verdict,
     };
     let summary = format!(
-        "{service} burns the error budget of {} {:.1} times as fast as allowed ({}, alarm from {})",
+        "{service} burns the error budget of {} {:.2} times as fast as allowed ({}, alarm from {})",
         objective.name,
         one.burn.unwrap_or_default(),
         one.name,
@@ -256,7 +256,7 @@ pub(super) async fn breached(
             _ => Verdict::Clear,
         };
         let summary = format!(
-            "{} kept {} for {:.4} of {} calls, and {} was promised ({})",
+            "{} kept {} for {:.6} of {} calls, and {} was promised ({})",
             key.2,
             objective.name,
             sli.unwrap_or(1.0),

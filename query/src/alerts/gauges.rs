@@ -2,11 +2,14 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// What the evaluator did since it began.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gauges {
+    /// How long an evaluation takes.
+    pub(crate) seconds: Histogram,
     /// Evaluations that judged everything.
     pub(crate) evaluations: Counter,
     /// Evaluations of which a part failed.
@@ -23,9 +26,27 @@ pub(crate) struct Gauges {
     pub(crate) pushes_failed: Counter,
 }
 
+impl Default for Gauges {
+    fn default() -> Self {
+        Self {
+            // From a millisecond to the time after which an evaluation is given up.
+            seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            evaluations: Counter::default(),
+            evaluations_failed: Counter::default(),
+            evaluated_at_s: Gauge::default(),
+            firing: Gauge::default(),
+            frozen: Gauge::default(),
+            pushes: Counter::default(),
+            pushes_failed: Counter::default(),
+        }
+    }
+}
+
 impl Gauges {
     /// Shows them in `registry`.
     pub(crate) fn register(&self, registry: &mut Registry) {
+        let help = "How long an evaluation took";
+        registry.register("alert_evaluation_seconds", help, self.seconds.clone());
         let mut counter = |name: &str, help: &str, counter: &Counter| {
             registry.register(name, help, counter.clone());
         };

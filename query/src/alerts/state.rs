@@ -83,12 +83,13 @@ impl Alerts {
     /// Moves every alert of the groups that were judged on by one evaluation, and gives what changed.
     ///
     /// `is_frozen` says of labels whether data of theirs are late: an alert that no finding speaks of
-    /// any more then stays as it is, and ends otherwise.
+    /// any more then stays as it is, and ends otherwise, for the reason that `why_gone` gives.
     pub(super) fn step(
         &mut self,
         group: &str,
         findings: &[Finding],
         is_frozen: impl Fn(&BTreeMap<String, String>) -> bool,
+        why_gone: impl Fn(&BTreeMap<String, String>) -> &'static str,
         now: Time,
         until: Time,
     ) -> Vec<AlertRow> {
@@ -118,7 +119,8 @@ impl Alerts {
             alert.frozen = is_frozen(&alert.labels);
             if !alert.frozen {
                 end(alert, now);
-                rows.push(row(alert, until, Some("no_calls")));
+                let why = why_gone(&alert.labels);
+                rows.push(row(alert, until, Some(why)));
             }
         }
         self.alerts.retain(|_, alert| match alert.stage {

@@ -163,7 +163,7 @@ impl Calendar {
         i64::from(self.count).saturating_mul(days * DAY_NS)
     }
 
-    /// The begin of the period `number`, which is 0 for the first one and negative before it.
+    /// The begin of the period `number`, which is 0 for the first one.
     fn begin_of(self, number: i32) -> Option<Time> {
         let count = u64::from(number.unsigned_abs()).checked_mul(u64::from(self.count))?;
         let months = |each: u64| count.checked_mul(each)?.try_into().ok().map(Months::new);
@@ -207,7 +207,10 @@ impl Calendar {
         let guess = i32::try_from(since.div_euclid(length_days)).unwrap_or_default();
         // Real months and years are shorter or longer than the guess takes them: by two weeks a year.
         let apart = guess.abs() / 16 + 2;
-        let begins = (guess - apart..=guess + apart).filter_map(|number| self.begin_of(number));
-        begins.filter(|begin| *begin <= now).max().unwrap_or(now)
+        let first = (guess - apart).max(0);
+        let begins = (first..=guess + apart).filter_map(|number| self.begin_of(number));
+        let begin = begins.filter(|begin| *begin <= now).max();
+        // Before its start a contract judges nothing.
+        begin.or_else(|| self.begin_of(0)).unwrap_or(now)
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn latency_overhead(window: Option<Window>, now: Time) -> String {
     let (window, source) = chosen(window, now);
     format!(
         "SELECT {} FROM ({}) grouped ORDER BY scope DESC, destination",
-        figures("scope, destination"),
+        figures("scope, destination", source),
         grouped(source, window)
     )
 }
@@ -45,7 +45,7 @@ FROM (
     own_p50_ns
   FROM ({}) proxies
 ) told",
-        figures("scope, destination, proxy"),
+        figures("scope, destination, proxy", source),
         grouped(source, window),
         proxies(source, window)
     )
@@ -63,7 +63,10 @@ fn chosen(window: Option<Window>, now: Time) -> (Window, From) {
 
 /// The columns of each row, after those of `names`, from the intervals `w` (with the mesh), `o` (without
 /// it) and `p` (own cost).
-fn figures(names: &str) -> String {
+///
+/// Histograms know a value to a thousandth: where that is more than half of the target, a difference of two
+/// says nothing, and the verdict is `insufficient`.
+fn figures(names: &str, source: From) -> String {
     let needed = sample_needed(0.99, JOINED_CONFIDENCE);
     let enough =
         |value: &str, name: &str| format!("CASE WHEN n >= {needed} THEN {value} END AS {name}");
@@ -82,11 +85,18 @@ fn figures(names: &str) -> String {
         enough("p['low']", "own_p99_low_ns"),
         enough("p['high']", "own_p99_high_ns"),
     ];
+    let coarse = match source {
+        From::Entries => "false".to_owned(),
+        From::Minutes | From::Rollups => format!(
+            "(scope <> 'proxy' AND (w['value'] + o['value']) / 1000 > {})",
+            TARGET_NS / 2
+        ),
+    };
     format!(
         "{names}, n, CAST({needed} AS BIGINT) AS n_needed,
   {},
   CAST({TARGET_NS} AS BIGINT) AS target_ns,
-  CASE WHEN n < {needed} THEN 'insufficient'
+  CASE WHEN n < {needed} OR {coarse} THEN 'insufficient'
     WHEN CASE WHEN scope = 'proxy' THEN p['value'] ELSE w['value'] - o['value'] END < {TARGET_NS} THEN 'met'
     ELSE 'missed' END AS verdict",
         columns.join(",\n  ")

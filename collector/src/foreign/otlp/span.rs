@@ -35,7 +35,8 @@ pub(super) fn rows(request: ExportTraceServiceRequest) -> SpanRows {
         let of = resource.resource.unwrap_or_default();
         let text = |key| find(&of.attributes, &[key]).and_then(text);
         for scoped in resource.scope_spans {
-            let scope = scoped.scope.map(|scope| cut(&scope.name));
+            let scope = scoped.scope.map(|scope| Value::StringValue(scope.name));
+            let scope = scope.as_ref().and_then(self::text);
             let origin = Origin {
                 service: text("service.name"),
                 service_namespace: text("service.namespace"),
@@ -73,7 +74,7 @@ fn row(span: &Span, origin: &Origin) -> Result<SpanRow, &'static str> {
         .ok_or("it ends before it starts")?;
     let of = |keys: &[&str]| find(&span.attributes, keys);
     let method = of(&["http.request.method", "http.method"]).and_then(text);
-    let route = of(&["http.route"]).and_then(text).map(template);
+    let route = of(&["http.route"]).and_then(path).map(template);
     Ok(SpanRow {
         trace_id,
         span_id,
@@ -129,7 +130,20 @@ fn find<'a>(attributes: &'a [KeyValue], keys: &[&str]) -> Option<&'a Value> {
     })
 }
 
+/// A name: of a service, a host, a method, a class. What holds other characters than names do, such as a
+/// URL, a query or a sentence, is left out: it could hold anything.
 fn text(value: &Value) -> Option<String> {
+    let is_of_name = |c: char| c.is_alphanumeric() || "._-:$@/+".contains(c);
+    match value {
+        Value::StringValue(text) if text.chars().all(is_of_name) && !text.contains("//") => {
+            Some(cut(text))
+        }
+        _ => None,
+    }
+}
+
+/// A route of an application's own words, whose parameters are in braces.
+fn path(value: &Value) -> Option<String> {
     match value {
         Value::StringValue(text) => Some(cut(text)),
         _ => None,

@@ -48,7 +48,7 @@ fn standing(services: &[&str], verdict: Verdict) -> Standing {
         .collect();
     let mut alerts = Alerts::default();
     let now = clock::wall();
-    alerts.step("page", &findings, |_| false, now, now);
+    alerts.step("page", &findings, |_| false, |_| "no_calls", now, now);
     Standing {
         alerts: Arc::new(alerts),
         evaluated_at: Some(now),
@@ -118,7 +118,14 @@ async fn the_watchdog_ends_when_nothing_is_evaluated_any_more() {
     );
     let (now, long_ago) = (clock::wall(), clock::wall().plus_ns(-600_000_000_000));
     let mut alerts = Alerts::default();
-    alerts.step("mesh", &[finding], |_| false, long_ago, long_ago);
+    alerts.step(
+        "mesh",
+        &[finding],
+        |_| false,
+        |_| "no_calls",
+        long_ago,
+        long_ago,
+    );
     let member = member("127.0.0.1:1".parse().unwrap());
     let alert = alerts.iter().next().unwrap();
     let document = member.document(alert, long_ago, now).unwrap();

@@ -22,7 +22,14 @@ fn finding(verdict: Verdict, for_s: i64) -> Finding {
 
 /// States that one evaluation wrote down.
 fn step(alerts: &mut Alerts, second: i64, findings: &[Finding]) -> Vec<String> {
-    let rows = alerts.step("burn", findings, |_| false, at(second), at(second));
+    let rows = alerts.step(
+        "burn",
+        findings,
+        |_| false,
+        |_| "no_calls",
+        at(second),
+        at(second),
+    );
     rows.into_iter()
         .map(|row| format!("{} {}", row.state, row.reason.unwrap_or_default()))
         .collect()
@@ -80,9 +87,9 @@ fn late_data_neither_begin_nor_end_an_alert() {
             .iter()
             .all(|alert| alert.frozen && alert.stage == Stage::Firing)
     );
-    let rows = alerts.step("burn", &[], |_| true, at(3), at(3));
+    let rows = alerts.step("burn", &[], |_| true, |_| "no_calls", at(3), at(3));
     assert!(rows.is_empty(), "nothing said while late does not end it");
-    let rows = alerts.step("mesh", &[], |_| false, at(4), at(4));
+    let rows = alerts.step("mesh", &[], |_| false, |_| "no_calls", at(4), at(4));
     assert!(rows.is_empty(), "another group's silence does not end it");
     assert_eq!(step(&mut alerts, 5, &[]), ["resolved no_calls"]);
 }
@@ -100,6 +107,7 @@ fn an_alert_that_returns_is_another_episode() {
             "burn",
             &[finding(verdict, 0)],
             |_| false,
+            |_| "no_calls",
             at(second),
             at(second),
         ) {
