@@ -267,7 +267,7 @@ impl Evaluator {
         match group {
             "page" => burn::burning(engine, group, Severity::Page, &burn::PAGES, late).await,
             "ticket" => burn::burning(engine, group, Severity::Ticket, &burn::TICKETS, late).await,
-            "books" => Ok(self.verifier.findings(group, now).await),
+            "books" => Ok(self.verifier.findings(group, now)),
             "window" => burn::breached(engine, group, late, now).await,
             _ => mesh::mesh(engine, group, late, now).await,
         }

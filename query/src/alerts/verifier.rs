@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use counterfoil_entry::{Time, clock};
 use counterfoil_ledger::verify::Request;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::finding::{Finding, Severity, Verdict};
 use super::rows::as_f64;
@@ -19,7 +20,7 @@ const BELIEVED_AFTER: i64 = 3;
 pub(super) struct Verifier {
     books: PathBuf,
     every_ns: i64,
-    running: Option<JoinHandle<Option<String>>>,
+    running: Option<oneshot::Receiver<Option<String>>>,
     /// When the last proof ended, and how many in a row failed.
     ended: Option<(Time, i64)>,
     /// Why the last one failed.
@@ -40,14 +41,11 @@ impl Verifier {
     }
 
     /// Begins a proof when one is due, and tells what the last ones found. Waits for none.
-    pub(super) async fn findings(&mut self, group: &str, now: Time) -> Vec<Finding> {
+    pub(super) fn findings(&mut self, group: &str, now: Time) -> Vec<Finding> {
         if self.every_ns == 0 {
             return Vec::new();
         }
-        if let Some(running) = self.running.take_if(|running| running.is_finished()) {
-            let found = running
-                .await
-                .unwrap_or_else(|_| Some("it ended early".to_owned()));
+        if let Some(found) = self.ended_now() {
             let failed = self.ended.map_or(0, |(_, failed)| failed);
             self.ended = Some((now, if found.is_some() { failed + 1 } else { 0 }));
             self.failure = found.unwrap_or_default();
@@ -57,8 +55,7 @@ impl Verifier {
             doubted || now.since_ns(at) >= self.every_ns
         });
         if self.running.is_none() && is_due {
-            let books = self.books.clone();
-            self.running = Some(tokio::task::spawn_blocking(move || failure(&books)));
+            self.running = begun(self.books.clone());
         }
         let failed = self.ended.map(|(_, failed)| failed);
         let verdict = match failed {
@@ -72,6 +69,36 @@ impl Verifier {
         );
         let finding = Finding::new(group, "BooksNotProved", Severity::Page, verdict, summary);
         vec![finding.figures(failed.map(as_f64), as_f64(BELIEVED_AFTER))]
+    }
+}
+
+impl Verifier {
+    /// What a proof found that ended since the last look.
+    fn ended_now(&mut self) -> Option<Option<String>> {
+        let found = match self.running.as_mut()?.try_recv() {
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Closed) => Some("it ended early".to_owned()),
+            Ok(found) => found,
+        };
+        self.running = None;
+        Some(found)
+    }
+}
+
+/// Begins a proof on a thread of its own: it may take hours, and the process must not wait for it to end.
+fn begun(books: PathBuf) -> Option<oneshot::Receiver<Option<String>>> {
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("verify".to_owned());
+    let begun = thread.spawn(move || {
+        // Nobody listens when the role has ended.
+        let _unheard = tell.send(failure(&books));
+    });
+    match begun {
+        Ok(_detached) => Some(told),
+        Err(error) => {
+            tracing::warn!(%error, "the books are not verified: no thread");
+            None
+        }
     }
 }
 
