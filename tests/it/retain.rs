@@ -375,6 +375,15 @@ fn a_hold_stops_an_approved_plan_until_two_people_release_it() {
     assert_eq!(estate.done("tom", &release)[0]["state"], "released");
     estate.refused("tom", &release, "no_hold");
     up.stop();
+    let file = "select file from segments where table_name = 'entries' and retention_class = 'ops_90d' limit 1";
+    let file = rows(data, file)[0]["file"].as_str().unwrap().to_owned();
+    let file = data.join("books").join(file);
+    let sealed = std::fs::read(&file).unwrap();
+    let mut changed = sealed.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, changed).unwrap();
+    estate.refused("rita", &["execute", &plan], "segments_changed");
+    std::fs::write(&file, sealed).unwrap();
     estate.done("rita", &["execute", &plan]);
     assert_eq!(number(data, SHORT), 0);
     let (code, verdict) = verify(data, &[]);
