@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::catalog::SchemaProvider;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -43,7 +43,8 @@ const UNBOUNDED: &[&str] = &[
 /// # Errors
 /// When the runtime cannot be made.
 pub fn template(memory_bytes: usize, partitions: usize) -> Result<SessionState> {
-    let pool = TrackConsumersPool::new(FairSpillPool::new(memory_bytes), TOP_CONSUMERS);
+    // Not shared out beforehand: a statement over many views has hundreds of parts, most of them small.
+    let pool = TrackConsumersPool::new(GreedyMemoryPool::new(memory_bytes), TOP_CONSUMERS);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(pool))
         .with_max_temp_directory_size(SPILL_BYTES_MAX)
